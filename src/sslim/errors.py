@@ -1,0 +1,64 @@
+"""Everything a user can get wrong, as one tree.
+
+    SslimError
+    ├── ConfigError        a setting is unknown, misspelt or out of range
+    ├── AudioError         the audio source or one of its files cannot be used
+    ├── TeacherError       the teacher cannot be found, read or understood
+    ├── ConversionError    a foreign checkpoint does not match what its format promises
+    ├── BudgetError        the budget cannot be met by any plan
+    ├── OutputError        the output folder cannot be written, or holds something already
+    └── TrainingError      training cannot go on (a loss that is not finite, no memory)
+
+Each message is one line: what is wrong, what was got, what to do next. The command line prints it
+and exits with code 2; nothing below the command line catches it.
+"""
+
+from __future__ import annotations
+
+
+class SslimError(Exception):
+    """Base of all errors that are the input's fault, not the program's.
+
+    Args:
+        problem: what is wrong and what was got, in one sentence without a final full stop.
+        hint: what to do next, in one sentence without a final full stop.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        self.problem = problem
+        self.hint = hint
+        super().__init__(problem, hint)
+
+    def __str__(self) -> str:
+        sentences = [part.rstrip(".") + "." for part in (self.problem, self.hint) if part]
+        return " ".join(" ".join(sentences).split())
+
+
+class ConfigError(SslimError):
+    """A setting is unknown, misspelt or out of range."""
+
+
+class AudioError(SslimError):
+    """The audio source, or one of its files, cannot be used."""
+
+
+class TeacherError(SslimError):
+    """The teacher cannot be found, read or understood."""
+
+
+class ConversionError(SslimError):
+    """A foreign checkpoint does not match what its format promises."""
+
+
+class BudgetError(SslimError):
+    """No plan can meet the budget."""
+
+
+class OutputError(SslimError):
+    """The output folder cannot be written, or holds something already."""
+
+
+class TrainingError(SslimError):
+    """Training cannot go on."""
