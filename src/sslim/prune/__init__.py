@@ -1,0 +1,1 @@
+"""Gates, budget and surgery: what is closed, what it must add up to, and the cut itself."""

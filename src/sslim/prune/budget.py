@@ -1,0 +1,163 @@
+"""The budget: how large the model may be, as a constraint in training and as a decision at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sslim.backbone.units import plan_from_groups
+from sslim.errors import BudgetError
+from sslim.plan import COUNTERS, ModelShape, PruningPlan, Widths
+from sslim.prune.gates import Gates, open_probability, soft_value
+
+SLACK = 0.01
+"""The result is never above the budget and at most this share below it."""
+UNDECIDED = (0.05, 0.95)
+"""A gate whose open probability lies between has not settled."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper bound on parameters or MACs of the backbone."""
+
+    quantity: str
+    """"parameters" or "macs" (of one utterance of 10 s)."""
+    limit: int
+    dense: int
+    """The same count for the teacher."""
+
+    @property
+    def target_sparsity(self) -> float:
+        return 1.0 - self.limit / self.dense
+
+    def expected(self, shape: ModelShape, widths: Widths) -> torch.Tensor:
+        """The expected count, differentiable where the widths are."""
+        total = sum(COUNTERS[self.quantity](shape, widths).values())
+        return torch.as_tensor(total)
+
+    def sparsity(self, shape: ModelShape, widths: Widths) -> torch.Tensor:
+        """1 - expected / dense (DPHuBERT, section 2.2)."""
+        return 1.0 - self.expected(shape, widths) / self.dense
+
+    def check(self, plan: PruningPlan, shape: ModelShape, kinds: tuple[str, ...]) -> None:
+        """Raises BudgetError, naming the smallest possible size, when pruning `kinds` cannot reach it."""
+        floor = plan_floor(plan, shape, kinds).count(shape, self.quantity)
+        if self.limit < floor:
+            share = 100.0 * floor / self.dense
+            raise BudgetError(
+                f"a budget of {self.limit:,} {self.quantity} cannot be met by pruning "
+                f"{', '.join(kinds)}: the smallest possible is {floor:,} ({share:.1f}% of the teacher)",
+                "raise --params, or allow more unit kinds with --set units=conv,head,ffn,"
+                "attention_block,ffn_block",
+            )
+
+
+def plan_floor(plan: PruningPlan, shape: ModelShape, kinds: tuple[str, ...]) -> PruningPlan:
+    """The smallest plan within `plan` that pruning only `kinds` can reach."""
+    smallest = PruningPlan.smallest(shape, kinds)
+    kept: dict[str, tuple[int, ...]] = {}
+    for index, channels in enumerate(plan.conv):
+        kept[f"conv.{index}"] = channels[:1] if "conv" in kinds else channels
+    for index, layer in enumerate(smallest.layers):
+        for kind, units in (("head", layer.heads), ("ffn", layer.ffn)):
+            block = f"{'attention' if kind == 'head' else 'ffn'}_block"
+            if block in kinds:
+                kept[f"{block}.{index}"] = ()
+            elif kind in kinds:
+                kept[f"{kind}.{index}"] = units or ()
+    return plan_from_groups(plan, kept)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gates decided: the plan, each unit's value, and how sure they were."""
+
+    plan: PruningPlan
+    values: torch.Tensor
+    """(all units,): zero for closed units, the soft value for kept ones."""
+    undecided: int
+    """Units whose gate had not settled and whose fate the threshold decided."""
+    shift: float
+    """How far the threshold had to move, in units of log_alpha; 0 where the gates met the budget."""
+
+
+def _open_sets(gates: Gates, shift: float) -> dict[str, list[int]]:
+    """Per group, the units left after closing the round(n - sum of open probabilities) smallest.
+
+    With `shift` 0 this is the reference's decision; a shift moves every gate's logit by the same amount,
+    so undecided groups give way first and settled ones hardly move.
+    """
+    opened: dict[str, list[int]] = {}
+    for group, log_alpha in zip(gates.groups, gates.log_alpha.detach().cpu().split(gates.sizes), strict=True):
+        expected = float(open_probability(log_alpha.double() + shift).sum())
+        closed = round(group.size - expected)
+        if group.kind == "conv":  # a convolution without channels would cut the model in two
+            closed = min(closed, group.size - 1)
+        order = torch.argsort(soft_value(log_alpha), stable=True)
+        opened[group.name] = sorted(order[closed:].tolist())
+    return opened
+
+
+def _plan(gates: Gates, opened: dict[str, list[int]]) -> PruningPlan:
+    from sslim.backbone.units import kept_by_group
+
+    now = kept_by_group(gates.plan)
+    kept = {name: tuple(now[name][unit] for unit in units) for name, units in opened.items()}
+    return plan_from_groups(gates.plan, kept)
+
+
+def decide(gates: Gates, budget: Budget | None) -> Decision:
+    """Which units stay (DPHuBERT, section 2.2; Louizos et al. 2018, equation 13 for the values).
+
+    The gates' own decision stands where it meets the budget (never above, at most 1% below). Otherwise
+    one global threshold moves: the largest shift of all logits that fits is found by bisection, and the
+    room that is left is filled with the most open of the closed units. `budget` None: no constraint.
+    """
+    opened = _open_sets(gates, 0.0)
+    shift = 0.0
+    if budget is not None:
+
+        def size(at: dict[str, list[int]]) -> int:
+            return _plan(gates, at).count(gates.shape, budget.quantity)
+
+        if not budget.limit * (1.0 - SLACK) <= size(opened) <= budget.limit:
+            low, high = -40.0, 40.0
+            for _ in range(60):
+                middle = 0.5 * (low + high)
+                low, high = (middle, high) if size(_open_sets(gates, middle)) <= budget.limit else (low, middle)
+            shift, opened = low, _open_sets(gates, low)
+            opened = _fill(gates, opened, budget, size)
+    values = torch.zeros_like(gates.log_alpha.detach())
+    parts = gates.split(values)
+    soft = gates.split(soft_value(gates.log_alpha.detach()))
+    for name, units in opened.items():
+        parts[name][units] = soft[name][units]
+    probability = open_probability(gates.log_alpha.detach())
+    undecided = int(((probability > UNDECIDED[0]) & (probability < UNDECIDED[1])).sum())
+    return Decision(_plan(gates, opened), values, undecided, shift)
+
+
+def _fill(gates: Gates, opened: dict[str, list[int]], budget: Budget, size) -> dict[str, list[int]]:
+    """Opens closed units, the most open ones first, while they fit and the slack is not yet reached."""
+    closed: list[tuple[float, str, int]] = []
+    logits = gates.split(gates.log_alpha.detach())
+    for name, units in opened.items():
+        rest = set(range(len(logits[name]))) - set(units)
+        closed += [(-float(logits[name][unit]), name, unit) for unit in rest]
+    opened = {name: list(units) for name, units in opened.items()}
+    current = size(opened)
+    refused: set[str] = set()
+    for _, name, unit in sorted(closed):
+        if current >= budget.limit * (1.0 - SLACK / 10):
+            break
+        if name in refused:  # every unit of a group costs the same
+            continue
+        opened[name] = sorted([*opened[name], unit])
+        larger = size(opened)
+        if larger <= budget.limit:
+            current = larger
+        else:
+            opened[name].remove(unit)
+            refused.add(name)
+    return opened

@@ -1,0 +1,80 @@
+"""The cut: a model and a plan in, a physically smaller model out.
+
+Surgery does not know gates: any criterion can write a plan. Whatever scale the kept units should
+carry must already be folded into the weights; slicing then changes nothing (the exactness contract).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+
+from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.units import kept_by_group, plan_of, shape_of, unit_groups
+from sslim.errors import BudgetError
+from sslim.plan import PruningPlan
+
+
+def _rows(positions: torch.Tensor, span: int) -> torch.Tensor:
+    if span == 1:
+        return positions
+    return (positions[:, None] * span + torch.arange(span, device=positions.device)).flatten()
+
+
+def positions_in(now: PruningPlan, plan: PruningPlan) -> dict[str, list[int]]:
+    """Group name -> positions, within the units kept by `now`, of those that `plan` keeps."""
+    after = kept_by_group(plan)
+    found: dict[str, list[int]] = {}
+    for name, kept in kept_by_group(now).items():
+        where = {index: position for position, index in enumerate(kept)}
+        found[name] = [where[index] for index in after[name]]
+    return found
+
+
+def slice_state(
+    model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Weights of the smaller model, cut out of `state` (same names and shapes as `model`'s)."""
+    positions = positions_in(plan_of(model), plan)
+    indices: dict[tuple[str, int], torch.Tensor] = {}
+    for group in unit_groups(model):
+        for part in (*group.producers, *group.consumers):
+            if part.dim is not None:
+                index = torch.tensor(positions[group.name], dtype=torch.long)
+                indices[part.weight, part.dim] = _rows(index, part.span)
+    sliced = dict(state)
+    for (weight, dim), index in indices.items():
+        sliced[weight] = sliced[weight].index_select(dim, index.to(sliced[weight].device))
+    return sliced
+
+
+def cut(model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor] | None = None) -> SslimModel:
+    """Returns a new model that holds only what `plan` keeps.
+
+    Args:
+        model: dense, or already cut by a plan that keeps at least as much.
+        plan: kept indices in the numbering of the dense model.
+        state: weights to cut instead of the model's own (gates folded, say).
+
+    Raises:
+        BudgetError: the plan does not fit, or asks for units the model no longer has.
+    """
+    plan.validate(shape_of(model))
+    if not plan.within(plan_of(model)):
+        raise BudgetError(
+            "the plan keeps units that the model no longer has", "cut from the model it was made for"
+        )
+    config = copy.deepcopy(model.config)
+    config.plan = plan.to_dict()
+    reference = next(model.parameters())
+    with torch.random.fork_rng(devices=[]):  # building initialises weights; the run's noise stays
+        smaller = type(model)(config)
+    smaller.to(device=reference.device, dtype=reference.dtype)
+    wanted = smaller.state_dict()
+    sliced = slice_state(model, plan, model.state_dict() if state is None else state)
+    # Weights of removed blocks have no place in the smaller model; everything else must fit.
+    smaller.load_state_dict({name: sliced[name] for name in wanted}, strict=True)
+    smaller.train(model.training)
+    return smaller
