@@ -32,9 +32,9 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "error: '$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@echo "Setting up $(VENV) (a few minutes the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --quiet --upgrade -c constraints.txt pip
-	@$(PIP) install --quiet -c constraints.txt torch==2.13.0
-	@$(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt -e '.[dev]'
+	@$(PIP) install -qq --upgrade -c constraints.txt pip
+	@$(PIP) install -qq -c constraints.txt torch==2.13.0
+	@$(PIP) install -qq -c constraints.txt --build-constraint constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY)

@@ -1,0 +1,122 @@
+"""The command line: one file per verb, and one place where errors become a line and a code.
+
+Nothing here imports torch: each verb imports the room it needs when it runs, so that `sslim --help`
+and a mistyped setting are answered at once.
+
+Exit codes: 0 done, 2 the input is at fault (a line on stderr says how), 130 interrupted, 1 a defect
+of this program (with its traceback).
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from sslim import __version__
+from sslim.cli.compress import compress
+from sslim.cli.convert import convert
+from sslim.cli.demo import demo
+from sslim.cli.inspect import inspect
+from sslim.errors import SslimError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="sslim",
+    help="Slims self-supervised speech models: a teacher, audio and a budget go in, "
+    "a smaller model that transformers loads comes out.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for verb in (compress, convert, inspect, demo):
+    app.command()(verb)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sslim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Args:
+        arguments: what follows `sslim` (default: those of this process).
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; the exit code, after any error was printed on stderr as one line."""
+    try:
+        code = app(args=list(arguments) or ["--help"], prog_name="sslim", standalone_mode=False)
+    except SslimError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _fail(_usage_line(error), EXIT_BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        place = f" (at {error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return _fail(
+            f"the disk is full{place}. Free some space, then run the same command with --resume.",
+            EXIT_BAD_INPUT,
+        )
+    if code == EXIT_INTERRUPTED:
+        return _fail("interrupted. What was saved stays; compress goes on with --resume.", code)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _usage_line(error: typer.TyperException) -> str:
+    """One line from a usage error, with the nearest option where one was mistyped."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "sslim"
+    name = getattr(error, "option_name", "")
+    line = error.format_message().strip()
+    if line.startswith("No such option") and name and context is not None:
+        known = [option for param in context.command.params for option in param.opts]
+        near = difflib.get_close_matches(name, known, n=1)
+        line = f"No such option {name}" + (f" (did you mean {near[0]}?)" if near else "")
+    return f"{line.rstrip('.?') + ('?' if line.endswith('?') else '.')} See {command} --help."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error (torch and safetensors wrap that in their own)."""
+    return any(
+        (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT))
+        or "No space left on device" in str(cause)
+        for cause in _causes(error)
+    )

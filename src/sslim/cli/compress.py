@@ -1,0 +1,112 @@
+"""`sslim compress`: the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sslim.errors import ConfigError
+
+HELP_SETTING = "Change one setting, such as stage1.updates=2000. Can be repeated."
+
+
+def compress(
+    teacher: Annotated[
+        str,
+        typer.Argument(metavar="TEACHER", help="A hub id, a local folder, or a checkpoint file."),
+    ],
+    audio: Annotated[
+        Path,
+        typer.Argument(
+            metavar="AUDIO",
+            help="A folder (searched recursively), a list of files, a fairseq tsv, a CSV manifest, "
+            "or a lhotse manifest.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    params: Annotated[
+        str | None,
+        typer.Option(metavar="BUDGET", help="Parameters that may remain: 25% or 24M."),
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(help="The same, as the share to remove: 0.75."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="paper, fast or demo.")] = "paper",
+    config: Annotated[
+        Path | None, typer.Option(metavar="RUN.TOML", help="A file of settings.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=HELP_SETTING)
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE", help="Only these rows of a CSV manifest. Can be repeated."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that is in OUT.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Compress TEACHER with the speech in AUDIO and write the small model to OUT.
+
+    Both stages run: distillation and pruning together, then distillation of the pruned model.
+    """
+    # Answered here, without torch: whatever can be wrong with the words that were typed.
+    if resume and force:
+        raise ConfigError("both --resume and --force were given", "Give one of them")
+    columns = parse_where(where or ())
+    from sslim.recipes import resolve
+
+    resolve(
+        recipe,
+        config=config,
+        settings=settings or (),
+        params=params,
+        sparsity=sparsity,
+        device=device,
+    )
+
+    from sslim.compress import compress as run
+
+    result = run(
+        teacher,
+        audio,
+        out,
+        recipe=recipe,
+        config=config,
+        settings=settings or (),
+        params=params,
+        sparsity=sparsity,
+        resume=resume,
+        force=force,
+        device=device,
+        where=columns,
+        progress=True,
+    )
+    typer.echo(result.summary_line())
+
+
+def parse_where(conditions: Sequence[str]) -> dict[str, str]:
+    """`["split=train"]` as `{"split": "train"}`.
+
+    Raises:
+        ConfigError: a condition has no `=`, or a column is named twice.
+    """
+    columns: dict[str, str] = {}
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or not column.strip():
+            raise ConfigError(f"--where needs column=value, got '{condition}'")
+        if column.strip() in columns:
+            raise ConfigError(
+                f"--where names the column '{column.strip()}' twice", "Give each column one value"
+            )
+        columns[column.strip()] = value.strip()
+    return columns

@@ -1,0 +1,475 @@
+"""The settings of a run: frozen dataclasses that a TOML file and `--set key=value` edit alike.
+
+A run is described by one `RunConfig`. It comes from a recipe (`sslim.recipes`), may be edited by a
+file (`load_config`) and by settings typed on the command line (`apply_settings`), and is saved
+whole with the result. Whatever is wrong is reported at once and by name, before anything is loaded.
+
+This module is pure Python and imports in milliseconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from sslim.errors import ConfigError
+from sslim.target import BudgetSpec, budget_from_sparsity, parse_budget
+
+__all__ = [
+    "AudioConfig",
+    "JointConfig",
+    "RecoveryConfig",
+    "RunConfig",
+    "BudgetSpec",
+    "parse_budget",
+    "budget_from_sparsity",
+    "load_config",
+    "apply_settings",
+    "to_dict",
+    "to_flat_dict",
+    "from_dict",
+    "difference",
+    "SAFE_TO_CHANGE",
+    "SETTINGS",
+    "PRECISIONS",
+    "QUANTITIES",
+    "UNITS",
+]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+QUANTITIES = ("parameters", "macs")
+UNITS = ("conv", "head", "ffn", "attention_block", "ffn_block")
+
+SAFE_TO_CHANGE = frozenset(
+    {"device", "workers", "log_every", "checkpoint_every", "keep_checkpoints"}
+)
+"""Settings that may differ when a run is resumed: none of them changes what is computed."""
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Which utterances take part."""
+
+    min_seconds: float = 2.0
+    """Shorter utterances are skipped (counted, not an error)."""
+
+    max_seconds: float = 15.6
+    """Longer utterances are skipped as well. DPHuBERT's bounds: 2 to 15.6 seconds."""
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Stage 1: distillation and pruning together, the gates still undecided."""
+
+    updates: int = 50_000
+    """Optimiser steps."""
+
+    learning_rate: float = 2e-4
+    """Peak learning rate of the student's weights and of the projections."""
+
+    warmup_fraction: float = 0.3
+    """Share of the updates over which the learning rate rises to its peak; it then falls to 0."""
+
+    gate_learning_rate: float = 0.02
+    """Learning rate of the gates and of the two multipliers of the budget's constraint."""
+
+    sparsity_warmup_fraction: float = 0.1
+    """Share of the updates over which the target sparsity rises from 0 to what the budget asks."""
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """Stage 2: distillation of the model that is now physically small."""
+
+    updates: int = 25_000
+    """Optimiser steps; 0 leaves the stage out."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+
+    warmup_fraction: float = 0.2
+    """Share of the updates over which the learning rate rises to its peak; it then falls to 0."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run; the defaults are the paper's.
+
+    Construction checks nothing, so that a half-made configuration can be edited; `validate` does,
+    and `load_config`, `apply_settings` and `from_dict` call it.
+    """
+
+    seed: int = 0
+    """Seed of the gates' noise, the order of the audio and the crops."""
+
+    seconds_per_update: float = 640.0
+    """Audio heard per optimiser step, in seconds, over all devices."""
+
+    seconds_per_batch: float = 0.0
+    """Audio that passes through the models at once, in seconds; an update is made of several such
+    batches. 0: chosen to fit the device's memory."""
+
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    precision: str = "auto"
+    """`auto` (bfloat16 where the device is fast at it), `float32` or `bfloat16`."""
+
+    workers: int = 1
+    """Processes that decode audio beside the training; 0 decodes in the training process."""
+
+    log_every: int = 10
+    """Updates between two lines of the log."""
+
+    checkpoint_every: int = 500
+    """Updates between two states that `--resume` can go on from."""
+
+    keep_checkpoints: int = 2
+    """How many such states are kept; older ones are removed."""
+
+    clip_norm: float = 10.0
+    """Gradients are scaled down to this norm where they exceed it."""
+
+    budget: str = "25%"
+    """What may remain: a share of the teacher (`25%`) or a count (`24M`, `0.3G`, `23600000`)."""
+
+    budget_quantity: str = "parameters"
+    """What the budget counts: `parameters`, or `macs` (multiply-accumulates)."""
+
+    units: tuple[str, ...] = ("conv", "head", "ffn")
+    """What may be removed: any of `conv` (channels of the convolutional front-end), `head`, `ffn`
+    (intermediate units), `attention_block`, `ffn_block`."""
+
+    layers: tuple[int, ...] = ()
+    """Hidden states that are distilled, 0 being the input of the first encoder layer, in rising
+    order. Empty: 0 and every third of the depth (0, 4, 8, 12 of 12 layers)."""
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    """Which utterances take part."""
+
+    stage1: JointConfig = field(default_factory=JointConfig)
+    """Joint distillation and pruning."""
+
+    stage2: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """Distillation of the pruned model."""
+
+    def validate(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: names all the fields that are wrong, in one line.
+        """
+        problems: list[str] = []
+        for name, value in to_flat_dict(self).items():
+            hint = _TYPES[name]
+            try:
+                _as_type(value, hint)
+            except _NotOfThisTypeError:
+                problems.append(_wrong_type(name, value, hint))
+        if not problems:  # ranges can only be compared where the types are right
+            problems = [problem for problem in _range_problems(self) if problem]
+        _raise_all(problems)
+
+
+# --- reading and editing ----------------------------------------------------
+
+
+def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+    """Edit a configuration by a TOML file.
+
+    Args:
+        path: a file with the names of `RunConfig` as keys and `[audio]`, `[stage1]`, `[stage2]`.
+        base: what the file edits (default: `RunConfig()`).
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or holds settings that are wrong.
+    """
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"the configuration file '{path}' cannot be read: {reason}", "Check the path"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the configuration file '{path}' is not valid TOML: {error}", "Correct that line"
+        ) from error
+    return from_dict(values, base)
+
+
+def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Edit a configuration by settings such as `stage1.updates=2000` or `units=conv,head`.
+
+    Raises:
+        ConfigError: names every setting that is unknown (with the nearest match), of the wrong type
+            or out of range.
+    """
+    problems: list[str] = []
+    edited: Any = config
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals:
+            problems.append(f"'{setting}' is not of the form key=value")
+        elif name not in _TYPES:
+            problems.append(_unknown(name))
+        else:
+            try:
+                value = _from_text(text, _TYPES[name])
+            except _NotOfThisTypeError:
+                problems.append(_wrong_type(name, text, _TYPES[name]))
+            else:
+                edited = _replace_at(edited, name.split("."), value)
+    assert isinstance(edited, RunConfig)
+    return _checked(edited, problems)
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as nested dictionaries of plain values; tuples become lists."""
+    result = _section_to_dict(config)
+    assert isinstance(result, dict)
+    return result
+
+
+def to_flat_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as one dictionary with dotted names, such as `stage1.updates`."""
+    return dict(_walk(config))
+
+
+def from_dict(values: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
+    """Edit a configuration by nested dictionaries; the inverse of `to_dict`.
+
+    Args:
+        values: what to change, with the names of the fields as keys.
+        base: what is edited (default: `RunConfig()`).
+
+    Raises:
+        ConfigError: names every setting that is unknown (with the nearest match), of the wrong type
+            or out of range.
+    """
+    problems: list[str] = []
+    edited = _edit(base if base is not None else RunConfig(), values, "", problems)
+    return _checked(edited, problems)
+
+
+def difference(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """What differs between two configurations: dotted name to (value before, value after).
+
+    Those not in `SAFE_TO_CHANGE` would make a resumed run another run.
+    """
+    old, new = to_flat_dict(before), to_flat_dict(after)
+    return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
+
+
+# --- beneath ----------------------------------------------------------------
+
+Section = TypeVar("Section")
+
+
+class _NotOfThisTypeError(Exception):
+    """A value is not of the type of its field; the caller knows the field's name and reports it."""
+
+
+def _type_names(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from _type_names(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name, hint
+
+
+_TYPES: dict[str, Any] = dict(_type_names(RunConfig))
+"""Dotted name of each setting to its type."""
+
+SETTINGS: tuple[str, ...] = tuple(_TYPES)
+"""The dotted names of all settings, in the order of their definition."""
+
+
+def _walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value
+
+
+def _section_to_dict(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _section_to_dict(getattr(value, item.name)) for item in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _edit(section: Section, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Section:
+    changes: dict[str, Any] = {}
+    known = {item.name for item in fields(section)}  # type: ignore[arg-type]
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            problems.append(_unknown(name))
+            continue
+        current = getattr(section, key)
+        if is_dataclass(current):
+            if isinstance(value, Mapping):
+                changes[key] = _edit(current, value, f"{name}.", problems)
+            else:
+                problems.append(f"{name} is a section with settings of its own, got {value!r}")
+            continue
+        try:
+            changes[key] = _as_type(value, _TYPES[name])
+        except _NotOfThisTypeError:
+            problems.append(_wrong_type(name, value, _TYPES[name]))
+    return replace(section, **changes)  # type: ignore[type-var]
+
+
+def _replace_at(section: Any, path: Sequence[str], value: Any) -> Any:
+    head, *rest = path
+    if rest:
+        value = _replace_at(getattr(section, head), rest, value)
+    return replace(section, **{head: value})
+
+
+def _as_type(value: Any, hint: Any) -> Any:
+    """`value` as `hint`, without loss: 2 becomes 2.0, but 2.5 is no int and True is no number."""
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise _NotOfThisTypeError
+        return tuple(_as_type(item, get_args(hint)[0]) for item in value)
+    if isinstance(value, bool):  # a bool is an int to Python, not to a reader
+        raise _NotOfThisTypeError
+    if hint is float and isinstance(value, int | float):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise _NotOfThisTypeError from None
+        if not math.isfinite(number):
+            raise _NotOfThisTypeError
+        return number
+    if isinstance(value, hint):
+        return value
+    raise _NotOfThisTypeError
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        inside = text.removeprefix("[").removesuffix("]")
+        items = (item.strip().strip("'\"") for item in inside.split(","))
+        return tuple(_from_text(item, get_args(hint)[0]) for item in items if item)
+    if hint is str:
+        return text
+    try:
+        return _as_type(hint(text), hint)
+    except ValueError:
+        raise _NotOfThisTypeError from None
+
+
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def _wrong_type(name: str, value: Any, hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        words = f"a list, each entry {_TYPE_WORDS[get_args(hint)[0]]}"
+    else:
+        words = _TYPE_WORDS[hint]
+    return f"{name} must be {words}, got {value!r}"
+
+
+def _unknown(name: str) -> str:
+    leaves: dict[str, list[str]] = {}
+    for known in SETTINGS:
+        leaves.setdefault(known.rpartition(".")[2], []).append(known)
+    matches = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.7)
+    if not matches:  # the right word in the wrong section, or in none
+        near = difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.7)
+        matches = leaves[near[0]] if near else []
+    suffix = f" (did you mean {' or '.join(matches)}?)" if matches else ""
+    return f"{name} is unknown{suffix}"
+
+
+def _checked(config: RunConfig, problems: list[str]) -> RunConfig:
+    """`config` if nothing is wrong with it; else all problems, those found before first."""
+    try:
+        config.validate()
+    except ConfigError as error:
+        if not problems:
+            raise
+        problems.append(error.problem)
+    _raise_all(problems)
+    return config
+
+
+def _raise_all(problems: list[str]) -> None:
+    if problems:
+        hint = "" if len(problems) == 1 else "Correct them all"
+        raise ConfigError("; ".join(problems), hint)
+
+
+def _range_problems(config: RunConfig) -> Iterator[str]:
+    flat = to_flat_dict(config)
+
+    def at_least(least: float, *names: str) -> Iterator[str]:
+        for name in names:
+            if flat[name] < least:
+                yield f"{name} must be at least {least}, got {flat[name]}"
+
+    def above_zero(*names: str) -> Iterator[str]:
+        for name in names:
+            if flat[name] <= 0:
+                yield f"{name} must be above 0, got {flat[name]}"
+
+    def one_of(name: str, allowed: Sequence[str]) -> Iterator[str]:
+        values = flat[name] if isinstance(flat[name], tuple) else (flat[name],)
+        for value in values:
+            if value not in allowed:
+                near = difflib.get_close_matches(str(value), allowed, n=1)
+                suffix = f" (did you mean {near[0]}?)" if near else ""
+                yield f"{name} knows {', '.join(allowed)}, got {value!r}{suffix}"
+
+    yield from at_least(0, "seed", "seconds_per_batch", "workers", "stage2.updates")
+    yield from at_least(1, "log_every", "checkpoint_every", "keep_checkpoints", "stage1.updates")
+    yield from above_zero("seconds_per_update", "clip_norm", "audio.max_seconds")
+    yield from above_zero("stage1.learning_rate", "stage1.gate_learning_rate")
+    yield from above_zero("stage2.learning_rate")
+    yield from at_least(0, "audio.min_seconds")
+    for name in ("stage1.warmup_fraction", "stage1.sparsity_warmup_fraction"):
+        yield from _fraction_problem(name, flat[name])
+    yield from _fraction_problem("stage2.warmup_fraction", config.stage2.warmup_fraction)
+    yield from one_of("precision", PRECISIONS)
+    yield from one_of("budget_quantity", QUANTITIES)
+    yield from one_of("units", UNITS)
+    if not config.units:
+        yield f"units is empty, so nothing could be removed: name some of {', '.join(UNITS)}"
+    if len(set(config.units)) != len(config.units):
+        yield f"units names one kind twice, got {','.join(config.units)}"
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device) is None:
+        yield f"device knows auto, cpu, cuda, cuda:1, mps, got {config.device!r}"
+    if config.seconds_per_batch > config.seconds_per_update:
+        yield (
+            f"seconds_per_batch must not exceed seconds_per_update ({config.seconds_per_update}), "
+            f"got {config.seconds_per_batch}"
+        )
+    if config.audio.max_seconds <= config.audio.min_seconds:
+        yield (
+            f"audio.max_seconds must be above audio.min_seconds ({config.audio.min_seconds}), "
+            f"got {config.audio.max_seconds}"
+        )
+    if any(layer < 0 for layer in config.layers) or list(config.layers) != sorted(
+        set(config.layers)
+    ):
+        yield f"layers must rise from 0 or above, got {','.join(map(str, config.layers))}"
+    try:
+        BudgetSpec.parse(config.budget)
+    except ConfigError as error:
+        yield f"budget: {error.problem} ({error.hint})"
+
+
+def _fraction_problem(name: str, value: float) -> Iterator[str]:
+    if not 0 <= value <= 1:
+        yield f"{name} must be between 0 and 1, got {value}"
