@@ -1,0 +1,1 @@
+"""The one place that knows the families: loading, hidden states, units, saving, foreign formats."""

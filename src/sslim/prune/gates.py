@@ -63,8 +63,8 @@ class KeptLayerNorm(nn.LayerNorm):
         self.register_buffer("kept", torch.ones_like(norm.weight.detach()), persistent=False)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        x = input.float()
-        share = self.kept / self.kept.sum().clamp(min=1.0)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        share = (self.kept / self.kept.sum().clamp(min=1.0)).to(x.dtype)
         mean = (x @ share)[..., None]
         centred = x - mean
         variance = (centred.square() @ share)[..., None]
