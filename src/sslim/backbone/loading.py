@@ -83,10 +83,35 @@ def load_model(source: str | Path) -> LoadedModel:
         TeacherError: it does not exist, cannot be read, or is of an unknown family.
         ConversionError: a checkpoint file does not hold what its format promises.
     """
-    register()
     path = Path(source)
     if path.is_file():
         return _from_file(path)
+    config = load_config(source)
+    head = head_of(config)
+    with _quiet():
+        whole = _load_weights(source, config, head)
+    return LoadedModel(
+        whole=whole,
+        head=head,
+        normalise=_normalises(source, config),
+        source=str(source),
+        folder=path if path.is_dir() else None,
+        fingerprint=fingerprint(whole),
+    )
+
+
+def load_config(source: str | Path) -> Any:
+    """The configuration alone of whatever `load_model` takes.
+
+    Raises:
+        TeacherError: as `load_model`.
+    """
+    register()
+    path = Path(source)
+    if path.is_file():
+        from sslim.backbone.convert import read_checkpoint
+
+        return read_checkpoint(path).config
     if not path.exists() and _looks_like_path(str(source)):
         raise TeacherError(
             f"the teacher {source} does not exist",
@@ -105,17 +130,8 @@ def load_model(source: str | Path) -> LoadedModel:
                 f"cannot load {source}: {_first_line(error)}",
                 "give a local folder, a checkpoint file, or the id of a model on the hub",
             ) from error
-        family = family_of(config)
-        head = head_of(config)
-        whole = _load_weights(source, config, head, family.name)
-    return LoadedModel(
-        whole=whole,
-        head=head,
-        normalise=_normalises(source, config),
-        source=str(source),
-        folder=path if path.is_dir() else None,
-        fingerprint=fingerprint(whole),
-    )
+    family_of(config)
+    return config
 
 
 def _looks_like_path(source: str) -> bool:
@@ -132,7 +148,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _load_weights(source: str | Path, config: Any, head: str, family: str) -> SslimPreTrainedModel:
+def _load_weights(source: str | Path, config: Any, head: str) -> SslimPreTrainedModel:
     auto = HEADS[head][1]
     try:
         dense, info = auto.from_pretrained(
@@ -155,7 +171,6 @@ def _load_weights(source: str | Path, config: Any, head: str, family: str) -> Ss
     if isinstance(dense, SslimPreTrainedModel):
         dense.eval()
         return dense
-    del family
     return build(config, dense.state_dict(), head, str(source))
 
 

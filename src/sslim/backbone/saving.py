@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,12 @@ def save_folder(
     run: Mapping[str, Any],
     card: str = "",
     tokenizer_from: Path | None = None,
+    finalise: Callable[[Path], tuple[Mapping[str, Any], str]] | None = None,
 ) -> None:
     """Writes config, weights, model code, preprocessor, `sslim.json` and the model card into `out`.
 
-    Files already in `out` that are not ours (checkpoints, logs) stay.
+    Files already in `out` that are not ours (checkpoints, logs) stay. `finalise` is called with the
+    folder once the weights are written, and returns `run` and `card` with what is only known then.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; nothing half-written is left.
@@ -87,6 +89,8 @@ def save_folder(
         whole.save_pretrained(aside)
         shutil.copyfile(modeling_sslim.__file__, aside / "modeling_sslim.py")
         _json(aside / "preprocessor_config.json", preprocessor(normalise))
+        if finalise is not None:
+            run, card = finalise(aside)
         _json(aside / "sslim.json", dict(run))
         if card:
             (aside / "README.md").write_text(card, encoding="utf-8")

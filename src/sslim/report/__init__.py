@@ -1,0 +1,1 @@
+"""Reads a run's files and a model's plan; writes what people look at. Trains and decides nothing."""

@@ -1,0 +1,110 @@
+"""The model card: what the folder holds, what it cost, what was measured and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CARD = """---
+library_name: transformers
+pipeline_tag: feature-extraction
+tags: [speech, self-supervised, compressed, sslim, {family}]
+base_model: {teacher}
+---
+
+# {name}
+
+A {family} model compressed by [sslim](https://pypi.org/project/sslim/) with joint distillation and
+structured pruning (DPHuBERT, Peng et al., Interspeech 2023). Its licence follows from the teacher's and
+the audio's; neither is known to sslim.
+
+```python
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor = AutoFeatureExtractor.from_pretrained("{name}")
+model = AutoModel.from_pretrained("{name}", trust_remote_code=True).eval()
+inputs = extractor(waveform_16khz, sampling_rate=16000, return_tensors="pt")
+states = model(**inputs, output_hidden_states=True).hidden_states  # {count} x (1, frames, {width})
+```
+
+Input: 16 kHz mono waveforms{normalised}. One frame every {hop} samples ({milliseconds} ms). Index 0 of
+`hidden_states` is the input of the first layer, index k the output of layer k, as in the dense family.
+
+## Size
+
+| | teacher | this model | ratio |
+|---|---|---|---|
+| parameters of the backbone | {dense_parameters:,} | {parameters:,} | {parameter_share:.1%} |
+| MACs per second of audio (of a 10 s utterance) | {dense_macs:,} | {macs:,} | {mac_share:.1%} |
+| `model.safetensors` (float32) | | {file_bytes:,} bytes | |
+
+## Distance to the teacher
+
+Measured on {measured_utterances} utterances of the training audio, through the projections learned in
+distillation, at the mapped layers (0 is the output of the feature projection):
+
+| layer | cosine similarity | L1 distance |
+|---|---|---|
+{layers}
+
+## How it was made
+
+- teacher: `{teacher}` (SHA-256 of its weights {fingerprint})
+- audio: {utterances:,} utterances, {hours:.2f} hours, from `{audio}`
+- recipe: {recipe}; {stage1} updates of joint distillation and pruning, {stage2} updates of recovery,
+  {seconds_per_update:g} s of audio each; seed {seed}
+- gates that had not settled at the decision: {undecided:,} of {units:,}
+- time: {minutes:.1f} minutes on {device}, {precision}
+- versions: {versions}
+
+Everything is in `sslim.json`.
+
+## Not measured here
+
+Scores on any task, on noise or on groups of speakers, and latency. Measure them on your own data before
+you rely on this model.
+"""
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """The card's text from the facts of a finished run (see `sslim.json`)."""
+    result, run = facts["result"], facts["config"]
+    rows = "\n".join(
+        f"| {layer} | {row['cosine']:.4f} | {row['l1']:.4f} |"
+        for layer, row in result["layers"].items()
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return CARD.format(
+        family=result["family"],
+        name=facts["name"],
+        teacher=facts["teacher"]["source"],
+        fingerprint=facts["teacher"]["fingerprint"][:16],
+        count=result["hidden_states"],
+        width=result["width"],
+        normalised=", zero mean and unit variance" if result["normalise"] else ", as they are",
+        hop=result["hop"],
+        milliseconds=f"{result['hop'] / 16:g}",
+        dense_parameters=result["dense_parameters"],
+        parameters=result["parameters"],
+        parameter_share=result["parameters"] / result["dense_parameters"],
+        dense_macs=result["dense_macs_per_second"],
+        macs=result["macs_per_second"],
+        mac_share=result["macs_per_second"] / result["dense_macs_per_second"],
+        file_bytes=result["file_bytes"],
+        measured_utterances=result["measured_utterances"],
+        layers=rows,
+        utterances=facts["audio"]["utterances"],
+        hours=facts["audio"]["seconds"] / 3600,
+        audio=facts["audio"]["source"],
+        recipe=facts["recipe"],
+        stage1=run["stage1"]["updates"],
+        stage2=run["stage2"]["updates"],
+        seconds_per_update=run["seconds_per_update"],
+        seed=run["seed"],
+        undecided=result["undecided"],
+        units=result["units"],
+        minutes=result["seconds"] / 60,
+        device=facts["device"],
+        precision=facts["precision"],
+        versions=versions,
+    )

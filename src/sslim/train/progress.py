@@ -1,0 +1,68 @@
+"""The progress bar: update, loss, sparsity and time left, one bar per stage."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from sslim.train.loop import Progress
+
+
+class ProgressBar:
+    """Draws on stderr; on anything that is not a terminal it prints a line every tenth of a stage."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.console = Console(stderr=True)
+        self.enabled = enabled
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (enabled and self.console.is_terminal),
+        )
+        self.stages: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressBar:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+    def say(self, line: str) -> None:
+        """One line above the bars."""
+        if self.enabled:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def __call__(self, progress: Progress) -> None:
+        if not self.enabled:
+            return
+        figures = f"loss {progress.figures['loss']:.4f}"
+        if "sparsity" in progress.figures:
+            figures += (
+                f"  sparsity {progress.figures['sparsity']:.3f} of {progress.figures['target']:.3f}"
+            )
+        if not self.console.is_terminal:
+            tenth = max(1, progress.updates // 10)
+            if progress.update % tenth == 0 or progress.update == progress.updates:
+                left = f"{progress.seconds_left / 60:.1f} min left"
+                self.say(f"{progress.stage} {progress.update}/{progress.updates}  {figures}  {left}")
+            return
+        if progress.stage not in self.stages:
+            self.stages[progress.stage] = self.bars.add_task(
+                progress.stage, total=progress.updates, figures=""
+            )
+        self.bars.update(
+            self.stages[progress.stage], completed=progress.update, figures=figures
+        )
