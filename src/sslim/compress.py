@@ -63,6 +63,9 @@ from sslim.train.progress import ProgressBar
 MEASURED_UTTERANCES = 32
 """Utterances on which the distance to the teacher is measured at the end."""
 
+SHRINK_CHANCES = 20
+"""How often in the joint stage it is asked whether shrinking the student is worth it."""
+
 RUN_FOLDER = "run"
 """Where a run keeps its log, state and checkpoints, inside the output folder."""
 
@@ -347,6 +350,7 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         gate_learning_rate=config.stage1.gate_learning_rate,
         sparsity_warmup=round(config.stage1.sparsity_warmup_fraction * config.stage1.updates),
         seed=config.seed,
+        shrink_every=max(1, config.stage1.updates // SHRINK_CHANCES),
         layers=run.layers,
         learning_rate=config.stage1.learning_rate,
         normalise_waveform=run.teacher.normalise,
@@ -356,14 +360,15 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
     decision = task.decide()
     if decision.undecided:
         run.progress.say(
-            f"warning: {decision.undecided:,} of {len(decision.values):,} gates had not settled; a "
+            f"warning: {decision.undecided:,} of {task.gates.total:,} gates had not settled; a "
             "global threshold decided them. More updates (--set stage1.updates=...) make a better choice."
         )
-    small = cut(student, decision.plan, task.gated.folded_state(decision.values))
+    small = cut(task.student, decision.plan, task.gated.folded_state(decision.values))
     facts = {
         "plan": decision.plan.to_dict(),
         "undecided": decision.undecided,
-        "units": len(decision.values),
+        "units": task.gates.total,
+        "shrunk_at": task.shrunk_at,
         "shift": decision.shift,
     }
     _save_pruned(done, small, task.projections, facts)

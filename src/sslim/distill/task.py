@@ -6,7 +6,7 @@ and the budget's constraint. The training loop runs either and knows neither.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.units import plan_of
 from sslim.distill.losses import distillation_loss
 from sslim.errors import ConfigError, TeacherError
-from sslim.prune.budget import Budget, Decision, decide
+from sslim.plan import PruningPlan
+from sslim.prune.budget import Budget, Decision, closed_for_good, decide
 from sslim.prune.gates import GatedModel, Gates, open_probability
+from sslim.prune.surgery import cut, slice_state
+
+WORTH_SHRINKING = 0.05
+"""A shrink must save at least this share of the student's MACs: each one costs a recompilation."""
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
@@ -120,6 +126,17 @@ class DistillationTask(nn.Module):
     def begin_update(self, update: int) -> None:
         """Called once before the batches of an update."""
 
+    def after_update(self, update: int, optimiser: torch.optim.Optimizer) -> bool:
+        """Called once after the optimiser's step; True where parameters were exchanged."""
+        return False
+
+    def structure(self) -> dict[str, Any]:
+        """What a checkpoint must say so that `restructure` can make the tensors it holds fit."""
+        return {}
+
+    def restructure(self, structure: Mapping[str, Any]) -> None:
+        """Brings a fresh task to the structure of a checkpoint, before its tensors are loaded."""
+
     def student_states(self, waveforms: torch.Tensor) -> list[torch.Tensor]:
         """Student states up to the last mapped layer, in DPHuBERT's numbering."""
         return self.student.distillation_features(waveforms, last_layer=self.layers[-1])
@@ -166,13 +183,16 @@ class JointTask(DistillationTask):
         gate_learning_rate: float,
         sparsity_warmup: int,
         seed: int,
+        shrink_every: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__(teacher, student, **settings)
+        self.shrink_every = shrink_every
         self.budget = budget
         self.gates = Gates(student, kinds, seed=seed)
         # Holds the same modules again, so it is kept out of this module's own children.
         self._gated = [GatedModel(student, self.gates)]
+        self.shrunk_at: list[int] = []
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.gate_learning_rate = gate_learning_rate
         self.sparsity_warmup = sparsity_warmup
@@ -235,6 +255,62 @@ class JointTask(DistillationTask):
         figures = {f"open.{kind}": float(torch.cat(parts).mean()) for kind, parts in shares.items()}
         first, second = self.multipliers.tolist()
         return {"target": self.target, "lambda1": first, "lambda2": second, **figures}
+
+    def structure(self) -> dict[str, Any]:
+        return {"plan": plan_of(self.student).to_dict(), "shrunk_at": self.shrunk_at}
+
+    def restructure(self, structure: Mapping[str, Any]) -> None:
+        plan = PruningPlan.from_dict(structure["plan"])
+        if plan != plan_of(self.student):
+            self._adopt(cut(self.student, plan))
+        self.shrunk_at = list(structure["shrunk_at"])
+
+    def after_update(self, update: int, optimiser: torch.optim.Optimizer) -> bool:
+        """Removes units that are practically closed for good, now and then, once the target is reached.
+
+        The target sparsity is reached early in the stage; what is closed by then hardly ever opens again,
+        so the rest of the stage can run on a model that is physically smaller.
+        """
+        step = update + 1
+        if self.shrink_every <= 0 or step < self.sparsity_warmup or step % self.shrink_every:
+            return False
+        plan = closed_for_good(self.gates)
+        now = self.gates.plan.count(self.gates.shape, "macs")
+        if plan.count(self.gates.shape, "macs") > (1.0 - WORTH_SHRINKING) * now:
+            return False
+        self.shrink(plan, optimiser)
+        self.shrunk_at.append(step)
+        return True
+
+    def shrink(self, plan: PruningPlan, optimiser: torch.optim.Optimizer) -> None:
+        """Cuts the student to `plan` in mid-training: weights, gates and optimiser moments together."""
+        before = dict(self.student.named_parameters())
+        moments = {name: optimiser.state.pop(weight, {}) for name, weight in before.items()}
+        gate_moments = optimiser.state.pop(self.gates.log_alpha, {})
+        sliced: dict[str, dict[str, torch.Tensor]] = {}
+        for part in {part for state in moments.values() for part in state}:
+            tensors = {name: state[part] for name, state in moments.items() if part in state}
+            if part != "step":
+                tensors = slice_state(self.student, plan, tensors)
+            for name, tensor in tensors.items():
+                sliced.setdefault(name, {})[part] = tensor
+        index = self._adopt(cut(self.student, plan))
+        for group, fresh in zip(optimiser.param_groups, self.parameter_groups(), strict=True):
+            group["params"] = fresh["params"]
+        for name, weight in self.student.named_parameters():
+            if sliced.get(name):
+                optimiser.state[weight] = sliced[name]
+        if gate_moments:
+            optimiser.state[self.gates.log_alpha] = {
+                part: tensor if part == "step" else tensor[index]
+                for part, tensor in gate_moments.items()
+            }
+
+    def _adopt(self, smaller: SslimModel) -> torch.Tensor:
+        self.gates, index = self.gates.shrunk(smaller)
+        self.student = smaller.requires_grad_(True)
+        self._gated = [GatedModel(self.student, self.gates)]
+        return index
 
     def decide(self) -> Decision:
         """Which units stay, within the budget."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sslim.backbone.units import plan_from_groups
+from sslim.backbone.units import kept_by_group, plan_from_groups
 from sslim.errors import BudgetError
 from sslim.plan import COUNTERS, ModelShape, PruningPlan, Widths
 from sslim.prune.gates import Gates, open_probability, soft_value
@@ -15,6 +15,9 @@ SLACK = 0.01
 """The result is never above the budget and at most this share below it."""
 UNDECIDED = (0.05, 0.95)
 """A gate whose open probability lies between has not settled."""
+
+CLOSED = 1e-3
+"""A gate whose open probability is below counts as closed for good."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,6 @@ def _open_sets(gates: Gates, shift: float) -> dict[str, list[int]]:
 
 
 def _plan(gates: Gates, opened: dict[str, list[int]]) -> PruningPlan:
-    from sslim.backbone.units import kept_by_group
-
     now = kept_by_group(gates.plan)
     kept = {name: tuple(now[name][unit] for unit in units) for name, units in opened.items()}
     return plan_from_groups(gates.plan, kept)
@@ -136,6 +137,24 @@ def decide(gates: Gates, budget: Budget | None) -> Decision:
     probability = open_probability(gates.log_alpha.detach())
     undecided = int(((probability > UNDECIDED[0]) & (probability < UNDECIDED[1])).sum())
     return Decision(_plan(gates, opened), values, undecided, shift)
+
+
+def closed_for_good(gates: Gates, multiple: int = 8) -> PruningPlan:
+    """The plan without the units whose open probability is practically zero.
+
+    Kept sizes are rounded up to `multiple` (heads and blocks excepted) with the most open of the closed
+    units: products of such sizes are faster on most hardware, and nothing is lost by keeping them.
+    """
+    opened: dict[str, list[int]] = {}
+    parts = gates.split(open_probability(gates.log_alpha.detach()).cpu())
+    for group in gates.groups:
+        probability = parts[group.name]
+        keep = int((probability > CLOSED).sum())
+        if group.kind in ("conv", "ffn") and (keep or group.kind == "conv"):
+            keep = min(group.size, max(1, -(-keep // multiple)) * multiple)
+        order = torch.argsort(probability, descending=True, stable=True)
+        opened[group.name] = sorted(order[:keep].tolist())
+    return _plan(gates, opened)
 
 
 def _fill(gates: Gates, opened: dict[str, list[int]], budget: Budget, size) -> dict[str, list[int]]:

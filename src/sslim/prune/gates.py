@@ -19,6 +19,7 @@ from torch.func import functional_call
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import UnitGroup, plan_of, shape_of, unit_groups
 from sslim.plan import Widths
+from sslim.prune.surgery import positions_in
 
 BETA = 2.0 / 3.0
 LOWER, UPPER = -0.1, 1.1
@@ -75,6 +76,8 @@ class KeptLayerNorm(nn.LayerNorm):
 class Gates(nn.Module):
     """All gates of a model: one vector `log_alpha`, cut into one stretch per unit group."""
 
+    origin: torch.Tensor
+
     def __init__(self, model: SslimModel, kinds: Iterable[str], *, seed: int = 0) -> None:
         super().__init__()
         self.groups: list[UnitGroup] = unit_groups(model, kinds)
@@ -82,6 +85,8 @@ class Gates(nn.Module):
         self.shape = shape_of(model)
         self.plan = plan_of(model)
         """What the gated model keeps before any gate closes."""
+        self.total = sum(self.sizes)
+        """Units when the gates were made; noise is drawn for all of them, whatever is left."""
         generator = torch.Generator().manual_seed(seed)
         starts = []
         for group in self.groups:
@@ -89,6 +94,7 @@ class Gates(nn.Module):
             mean = math.log((1.0 - rate) / rate)
             starts.append(mean + 0.01 * torch.randn(group.size, generator=generator))
         self.log_alpha = nn.Parameter(torch.cat(starts) if starts else torch.zeros(0))
+        self.register_buffer("origin", torch.arange(self.total), persistent=False)
 
     def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """A vector over all units, as group name -> its part."""
@@ -102,8 +108,32 @@ class Gates(nn.Module):
     def noise(self, seed: int, update: int) -> torch.Tensor:
         """Uniform noise that depends on (seed, update) alone, so that every process draws the same."""
         generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
-        uniform = torch.rand(self.log_alpha.shape, generator=generator)
+        uniform = torch.rand(self.total, generator=generator)[self.origin.cpu()]
         return (uniform * (1.0 - 2.0 * NOISE_EDGE) + NOISE_EDGE).to(self.log_alpha.device)
+
+    def shrunk(self, smaller: SslimModel) -> tuple[Gates, torch.Tensor]:
+        """Gates of a model cut from this one's, with the same values and the same noise per unit.
+
+        Returns:
+            The gates, and the positions of their units among this one's, (units left,).
+        """
+        plan = plan_of(smaller)
+        positions = positions_in(self.plan, plan)
+        kinds = {group.kind for group in self.groups}
+        left = Gates(smaller, kinds)
+        offset, starts = 0, {}
+        for group in self.groups:
+            starts[group.name] = offset
+            offset += group.size
+        parts = [
+            torch.tensor(positions[group.name], dtype=torch.long) + starts[group.name]
+            for group in left.groups
+        ]
+        index = torch.cat(parts).to(self.log_alpha.device)
+        left.log_alpha = nn.Parameter(self.log_alpha.detach()[index].clone())
+        left.origin = self.origin[index]
+        left.total = self.total
+        return left, index
 
     def expected_widths(self) -> Widths:
         """Expected number of open units everywhere, differentiable in `log_alpha`."""

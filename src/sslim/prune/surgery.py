@@ -46,6 +46,8 @@ def slice_state(
                 indices[part.weight, part.dim] = _rows(index, part.span)
     sliced = dict(state)
     for (weight, dim), index in indices.items():
+        if weight not in sliced:
+            continue  # a partial state: moments of the weights that have been trained
         sliced[weight] = sliced[weight].index_select(dim, index.to(sliced[weight].device))
     return sliced
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,9 @@ class TrainableTask(Protocol):
     def begin_update(self, update: int) -> None: ...
     def constraint(self) -> dict[str, torch.Tensor]: ...
     def report(self) -> dict[str, float]: ...
+    def after_update(self, update: int, optimiser: torch.optim.Optimizer) -> bool: ...
+    def structure(self) -> dict[str, Any]: ...
+    def restructure(self, structure: Mapping[str, Any]) -> None: ...
     def state_dict(self) -> dict[str, torch.Tensor]: ...
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> Any: ...
 
@@ -98,6 +101,8 @@ def train(
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are those before that update.
     """
+    if start is not None:
+        task.restructure(checkpoint.load(start)[1]["structure"])
     groups = task.parameter_groups()
     peaks = [group["lr"] for group in groups]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
@@ -138,6 +143,8 @@ def train(
                 _stop(task, optimiser, settings, checkpoints, update, batches, sums, norm)
             optimiser.step()
             done += 1
+            if task.after_update(update, optimiser):
+                parameters = [weight for group in optimiser.param_groups for weight in group["params"]]
             last = update + 1 == settings.updates
             if last or (update + 1) % settings.log_every == 0 or on_progress:
                 figures = _figures(sums, norm, share) | task.report()
@@ -176,7 +183,8 @@ def _save(
     tensors["random.cpu"] = torch.get_rng_state()
     if settings.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(settings.device)
-    checkpoint.save(folder, update, tensors, {"stage": settings.stage}, settings.keep_checkpoints)
+    facts = {"stage": settings.stage, "structure": task.structure()}
+    checkpoint.save(folder, update, tensors, facts, settings.keep_checkpoints)
 
 
 def _restore(task: TrainableTask, optimiser: torch.optim.Optimizer, start: Path) -> None:

@@ -1,0 +1,193 @@
+"""The joint stage: the constraint, the decision within the budget, and a student that shrinks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from sslim.backbone.families import build
+from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.units import shape_of
+from sslim.distill.task import JointTask, check_layers, default_layers
+from sslim.errors import BudgetError, ConfigError
+from sslim.plan import PruningPlan
+from sslim.prune.budget import Budget, closed_for_good, decide
+from sslim.prune.gates import Gates
+from tests.models import CASES, tiny_teacher
+
+KINDS = ("conv", "head", "ffn")
+
+
+def teacher(family: str = "hubert", size: str = "base", **changes: Any) -> SslimModel:
+    dense = tiny_teacher(family, size, **changes)
+    return build(dense.config, dense.state_dict(), "", "test")
+
+
+def budget_of(model: SslimModel, share: float, quantity: str = "parameters") -> Budget:
+    shape = shape_of(model)
+    dense = PruningPlan.dense(shape).count(shape, quantity)
+    return Budget(quantity, int(share * dense), dense)
+
+
+def joint_task(model: SslimModel, kinds: tuple[str, ...] = KINDS, **changes: Any) -> JointTask:
+    settings: dict[str, Any] = {
+        "budget": budget_of(model, 0.4),
+        "kinds": kinds,
+        "gate_learning_rate": 0.02,
+        "sparsity_warmup": 2,
+        "seed": 3,
+        "layers": (0, 1, 3),
+        "learning_rate": 1e-3,
+        "normalise_waveform": False,
+    } | changes
+    return JointTask(model, copy.deepcopy(model), **settings)
+
+
+def step(task: JointTask, optimiser: torch.optim.Optimizer, update: int, audio: torch.Tensor) -> float:
+    task.begin_update(update)
+    optimiser.zero_grad()
+    loss = task(audio)["loss"] + task.constraint()["loss"]
+    loss.backward()
+    optimiser.step()
+    return float(loss.detach())
+
+
+def close_some(task: JointTask, seed: int = 0) -> None:
+    """Closes about half of all units for good."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        closed = torch.rand(task.gates.log_alpha.shape, generator=generator) < 0.5
+        task.gates.log_alpha[closed] = -25.0
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_shrinking_changes_nothing(family: str, size: str) -> None:
+    """Weights, gates and moments go together: the same loss on the same batch, now and ten steps on."""
+    torch.manual_seed(0)
+    audio = torch.randn(2, 2400)
+    task = joint_task(teacher(family, size))
+    close_some(task)
+    optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
+    for update in range(3):
+        step(task, optimiser, update, audio)
+    twin, twin_optimiser = copy.deepcopy((task, optimiser))
+    plan = closed_for_good(task.gates, multiple=1)
+    before = sum(weight.numel() for weight in task.student.parameters())
+    task.shrink(plan, optimiser)
+    after = sum(weight.numel() for weight in task.student.parameters())
+    assert after == plan.parameters(shape_of(task.student)) < 0.8 * before
+    for update in range(3, 8):
+        small = step(task, optimiser, update, audio)
+        large = step(twin, twin_optimiser, update, audio)
+        assert small == pytest.approx(large, abs=1e-5 if update == 3 else 1e-4)
+
+
+def test_shrinking_without_moving_the_moments_is_noticed() -> None:
+    """The corrupted twin: forgetting the optimiser's state must show in the next losses."""
+    torch.manual_seed(0)
+    audio = torch.randn(2, 2400)
+    task = joint_task(teacher())
+    close_some(task)
+    optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
+    for update in range(3):
+        step(task, optimiser, update, audio)
+    twin, twin_optimiser = copy.deepcopy((task, optimiser))
+    task.shrink(closed_for_good(task.gates, multiple=1), optimiser)
+    optimiser.state.clear()
+    off = [
+        abs(step(task, optimiser, update, audio) - step(twin, twin_optimiser, update, audio))
+        for update in range(3, 8)
+    ]
+    assert max(off) > 1e-4
+
+
+def test_a_checkpoint_of_a_shrunk_student_fits_a_fresh_task() -> None:
+    torch.manual_seed(0)
+    model = teacher("wavlm")
+    task = joint_task(model)
+    close_some(task)
+    task.shrink(closed_for_good(task.gates), torch.optim.AdamW(task.parameter_groups()))
+    fresh = joint_task(model)
+    fresh.restructure(task.structure())
+    fresh.load_state_dict(task.state_dict())
+    audio = torch.randn(1, 2000)
+    task.begin_update(7)
+    fresh.begin_update(7)
+    assert float(fresh(audio)["loss"].detach()) == float(task(audio)["loss"].detach())
+
+
+def test_kept_sizes_are_rounded_up() -> None:
+    task = joint_task(teacher())
+    close_some(task)
+    plan = closed_for_good(task.gates, multiple=8)
+    exact = closed_for_good(task.gates, multiple=1)
+    sizes = task.gates.shape.conv_channels
+    for rounded, kept, size in zip(plan.conv, exact.conv, sizes, strict=True):
+        assert set(kept) <= set(rounded)
+        assert len(rounded) % 8 == 0 or len(rounded) == size
+
+
+@pytest.mark.parametrize("quantity", ["parameters", "macs"])
+@pytest.mark.parametrize("share", [0.75, 0.4])
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_the_decision_always_meets_the_budget(
+    family: str, size: str, share: float, quantity: str
+) -> None:
+    """However little the gates have learned: never above, at most 1% below."""
+    model = teacher(family, size)
+    budget = budget_of(model, share, quantity)
+    for seed in range(4):
+        gates = Gates(model, KINDS, seed=seed)
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(seed)
+            gates.log_alpha += seed * torch.randn(gates.log_alpha.shape, generator=generator)
+        decision = decide(gates, budget)
+        count = decision.plan.count(gates.shape, quantity)
+        assert 0.99 * budget.limit <= count <= budget.limit
+        assert int((decision.values > 0).sum()) == sum(
+            len(kept) for kept in decision.plan.conv
+        ) + sum(len(layer.heads or ()) + len(layer.ffn or ()) for layer in decision.plan.layers)
+
+
+def test_settled_gates_decide_by_themselves() -> None:
+    model = teacher()
+    gates = Gates(model, KINDS)
+    with torch.no_grad():
+        gates.log_alpha.fill_(12.0)
+        gates.log_alpha[::2] = -12.0
+    free = decide(gates, None)
+    shape = gates.shape
+    count = free.plan.parameters(shape)
+    decision = decide(gates, Budget("parameters", count + 5, PruningPlan.dense(shape).parameters(shape)))
+    assert decision.plan == free.plan
+    assert decision.undecided == 0 and decision.shift == 0.0
+
+
+def test_an_impossible_budget_names_the_smallest_possible() -> None:
+    model = teacher()
+    shape = shape_of(model)
+    budget = budget_of(model, 0.05)
+    with pytest.raises(BudgetError, match="smallest possible is") as caught:
+        budget.check(PruningPlan.dense(shape), shape, ("head",))
+    named = int(str(caught.value).split("smallest possible is ")[1].split(" ")[0].replace(",", ""))
+    plan = PruningPlan.smallest(shape, ("head",))
+    assert named == plan.parameters(shape)
+
+
+def test_layers() -> None:
+    assert default_layers(12) == (0, 4, 8, 12)
+    assert default_layers(24) == (0, 8, 16, 24)
+    assert check_layers((), 6) == (0, 2, 4, 6)
+    with pytest.raises(ConfigError, match=r"\[7\]"):
+        check_layers((0, 7), 6)
+
+
+def test_the_noise_depends_on_seed_and_update_alone() -> None:
+    gates = Gates(teacher(), KINDS)
+    torch.rand(5)
+    assert torch.equal(gates.noise(1, 10), gates.noise(1, 10))
+    assert not torch.equal(gates.noise(1, 10), gates.noise(1, 11))
+    assert not torch.equal(gates.noise(1, 10), gates.noise(2, 10))
