@@ -51,7 +51,7 @@ class LoadedModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """transformers draws progress bars and warns about what is checked strictly here anyway."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -88,7 +88,7 @@ def load_model(source: str | Path) -> LoadedModel:
         return _from_file(path)
     config = load_config(source)
     head = head_of(config)
-    with _quiet():
+    with quiet_transformers():
         whole = _load_weights(source, config, head)
     return LoadedModel(
         whole=whole,
@@ -122,7 +122,7 @@ def load_config(source: str | Path) -> Any:
         raise TeacherError(
             f"the folder {source} has no config.json", "give a folder saved by save_pretrained"
         )
-    with _quiet():
+    with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(source)
         except (OSError, ValueError, KeyError) as error:
@@ -178,7 +178,7 @@ def _normalises(source: str | Path, config: Any) -> bool:
     """What the feature extractor says; without one, what the family's models were trained with."""
     from transformers import AutoFeatureExtractor
 
-    with _quiet():
+    with quiet_transformers():
         try:
             extractor = AutoFeatureExtractor.from_pretrained(source)
         except (OSError, ValueError, KeyError):

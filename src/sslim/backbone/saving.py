@@ -14,7 +14,7 @@ import torch
 
 from sslim.backbone import modeling_sslim
 from sslim.backbone.families import family_of, register
-from sslim.backbone.loading import LoadedModel
+from sslim.backbone.loading import LoadedModel, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.errors import OutputError
 from sslim.plan import SAMPLING_RATE
@@ -86,7 +86,8 @@ def save_folder(
         aside.mkdir(parents=True)
         whole.config.auto_map = family_of(whole.config).auto_map
         whole.config.architectures = [type(whole).__name__]
-        whole.save_pretrained(aside)
+        with quiet_transformers():
+            whole.save_pretrained(aside)
         shutil.copyfile(modeling_sslim.__file__, aside / "modeling_sslim.py")
         _json(aside / "preprocessor_config.json", preprocessor(normalise))
         if finalise is not None:
