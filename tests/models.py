@@ -24,7 +24,12 @@ SIZES = {
     "base": {},
     "large": {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
 }
-CASES = [(family, size) for family in CONFIGS for size in SIZES if (family, size) != ("data2vec-audio", "large")]
+CASES = [
+    (family, size)
+    for family in CONFIGS
+    for size in SIZES
+    if (family, size) != ("data2vec-audio", "large")
+]
 """data2vec-audio has one layout at every size."""
 
 

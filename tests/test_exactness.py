@@ -66,7 +66,9 @@ def test_gated_equals_sliced(family: str, size: str, kinds: tuple[str, ...]) -> 
         gated = gated_model(values, waveforms)
         small = cut(model, plan, gated_model.folded_state(values)).eval()
         assert largest(gated, small.distillation_features(waveforms)) < TOLERANCE
-        padded = largest(gated_model(values, waveforms, mask), small.distillation_features(waveforms, mask))
+        padded = largest(
+            gated_model(values, waveforms, mask), small.distillation_features(waveforms, mask)
+        )
         assert padded < TOLERANCE
         # In float64 nothing but the order of summation is left, so the bound can be far tighter.
         doubled = GatedModel(model.double(), gates).eval()
@@ -144,7 +146,8 @@ def test_wavlm_keeps_its_position_bias_when_the_first_attention_block_goes() -> 
     small = cut(model, plan_from_groups(base, {"attention_block.0": ()})).eval()
     assert small.encoder.layers[0].attention is None
     table = model.encoder.rel_attn_embed
-    assert small.encoder.rel_attn_embed is not None and table is not None
+    assert small.encoder.rel_attn_embed is not None
+    assert table is not None
     assert torch.equal(small.encoder.rel_attn_embed.weight, table.weight)
     waveforms = torch.randn(1, 3000)
     before = small.distillation_features(waveforms)

@@ -46,7 +46,9 @@ def joint_task(model: SslimModel, kinds: tuple[str, ...] = KINDS, **changes: Any
     return JointTask(model, copy.deepcopy(model), **settings)
 
 
-def step(task: JointTask, optimiser: torch.optim.Optimizer, update: int, audio: torch.Tensor) -> float:
+def step(
+    task: JointTask, optimiser: torch.optim.Optimizer, update: int, audio: torch.Tensor
+) -> float:
     task.begin_update(update)
     optimiser.zero_grad()
     loss = task(audio)["loss"] + task.constraint()["loss"]
@@ -161,9 +163,12 @@ def test_settled_gates_decide_by_themselves() -> None:
     free = decide(gates, None)
     shape = gates.shape
     count = free.plan.parameters(shape)
-    decision = decide(gates, Budget("parameters", count + 5, PruningPlan.dense(shape).parameters(shape)))
+    decision = decide(
+        gates, Budget("parameters", count + 5, PruningPlan.dense(shape).parameters(shape))
+    )
     assert decision.plan == free.plan
-    assert decision.undecided == 0 and decision.shift == 0.0
+    assert decision.undecided == 0
+    assert decision.shift == 0.0
 
 
 def test_an_impossible_budget_names_the_smallest_possible() -> None:

@@ -100,7 +100,10 @@ def test_heads_compute_what_transformers_computes(family: str, head: str, tmp_pa
         ours, theirs = loaded.whole(*inputs), dense(*inputs)
         assert float((ours.logits - theirs.logits).abs().max()) < 1e-4
     states = loaded.whole(waveforms, output_hidden_states=True).hidden_states
-    assert largest(list(states), list(dense(waveforms, output_hidden_states=True).hidden_states)) < 1e-5
+    assert (
+        largest(list(states), list(dense(waveforms, output_hidden_states=True).hidden_states))
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("head", HEAD_CLASSES)

@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -183,7 +184,8 @@ def _prepare_folder(out: Path, *, resume: bool, force: bool) -> CompressionResul
         return None
     if holds and not force:
         raise OutputError(
-            f"{out} already holds something", "use --resume to go on, --force to replace it, or a new folder"
+            f"{out} already holds something",
+            "use --resume to go on, --force to replace it, or a new folder",
         )
     if holds:
         if not ((out / RUN_FOLDER).is_dir() or (out / "sslim.json").is_file()):
@@ -195,7 +197,9 @@ def _prepare_folder(out: Path, *, resume: bool, force: bool) -> CompressionResul
     try:
         (out / RUN_FOLDER).mkdir(parents=True)
     except OSError as error:
-        raise OutputError(f"cannot create {out}: {error.strerror}", "choose another folder") from error
+        raise OutputError(
+            f"cannot create {out}: {error.strerror}", "choose another folder"
+        ) from error
     return None
 
 
@@ -260,14 +264,17 @@ def _write_run(run: _Run, recipe: str, audio: Any, resume: bool) -> None:
     if not resume:
         checkpoint.write_json(path, facts)
         checkpoint.write_json(
-            run.folder / "skipped.json", {"skipped": [asdict(item) for item in run.manifest.skipped]}
+            run.folder / "skipped.json",
+            {"skipped": [asdict(item) for item in run.manifest.skipped]},
         )
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     changed = difference(from_dict(before["config"]), run.config)
     unsafe = {name: pair for name, pair in changed.items() if name not in SAFE_TO_CHANGE}
     if unsafe:
-        listed = ", ".join(f"{name} ({old} before, {new} now)" for name, (old, new) in unsafe.items())
+        listed = ", ".join(
+            f"{name} ({old} before, {new} now)" for name, (old, new) in unsafe.items()
+        )
         raise ConfigError(
             f"the run in {run.folder.parent} was started with other settings: {listed}",
             "resume with the same settings, or start anew with --force",
@@ -326,14 +333,17 @@ def _train(run: _Run, task: DistillationTask, settings: LoopSettings, first: int
 def automatic_batch_seconds(run: _Run) -> float:
     """Audio that passes through the models at once, when the settings leave it open.
 
-    On a CPU larger batches gain nothing once the cores are busy; on a GPU memory is what limits.
+    Memory is what limits: HuBERT Base (768 x 12) trains about 4 s of audio per GiB beside its teacher, with
+    room to spare. On a CPU larger batches gain nothing once the cores are busy.
     """
-    if run.device.type != "cuda":
-        return min(run.config.seconds_per_update, 32.0)
-    memory = torch.cuda.get_device_properties(run.device).total_memory / 2**30
-    width = run.teacher.model.config.hidden_size * run.teacher.model.config.num_hidden_layers
-    # HuBERT Base (768 x 12) trains about 4 s of audio per GiB beside its teacher, with room to spare.
-    return max(run.config.audio.max_seconds, min(640.0, 4.0 * memory * 768 * 12 / width))
+    cuda = run.device.type == "cuda"
+    if cuda:
+        memory = torch.cuda.get_device_properties(run.device).total_memory
+    else:
+        memory = psutil.virtual_memory().available
+    size = run.teacher.model.config.hidden_size * run.teacher.model.config.num_hidden_layers
+    fits = 4.0 * memory / 2**30 * 768 * 12 / size
+    return max(run.config.audio.max_seconds, min(640.0 if cuda else 32.0, fits))
 
 
 def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
@@ -430,7 +440,7 @@ def measure_layers(
     run: _Run, student: SslimModel, projections: Projections
 ) -> tuple[dict[int, dict[str, float]], int]:
     """Cosine and L1 per mapped layer on the first utterances, one at a time, in evaluation mode."""
-    student = student.to(run.device).eval()
+    torch.nn.Module.to(student, run.device).eval()
     projections = projections.to(run.device)
     sums = {layer: {"cosine": 0.0, "l1": 0.0} for layer in run.layers}
     utterances = run.manifest.utterances[:MEASURED_UTTERANCES]
@@ -507,7 +517,10 @@ def _finish(
         finalise=lambda folder: _measure_file(folder, facts),
     )
     save_file(
-        {name: value.detach().cpu().contiguous() for name, value in projections.state_dict().items()},
+        {
+            name: value.detach().cpu().contiguous()
+            for name, value in projections.state_dict().items()
+        },
         run.folder / "projections.safetensors",
     )
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from sslim.errors import BudgetError
@@ -267,7 +268,7 @@ class PruningPlan:
         """Raises BudgetError unless the plan fits the shape and leaves a working front-end."""
 
         def check(what: str, kept: tuple[int, ...], size: int) -> None:
-            ascending = all(a < b for a, b in zip(kept, kept[1:], strict=False))
+            ascending = all(a < b for a, b in pairwise(kept))
             if not ascending or (kept and not (0 <= kept[0] and kept[-1] < size)):
                 raise BudgetError(
                     f"the plan's {what} must be ascending indices below {size}, got {list(kept)[:8]}",

@@ -153,7 +153,9 @@ def build(
     if not head and any(name.startswith(f"{family.prefix}.") for name in given):
         start = f"{family.prefix}."
         given = {
-            name.removeprefix(start): tensor for name, tensor in given.items() if name.startswith(start)
+            name.removeprefix(start): tensor
+            for name, tensor in given.items()
+            if name.startswith(start)
         }
     masked = "masked_spec_embed"
     for name in [name for name in given if name.endswith(masked) and name not in wanted]:
@@ -170,7 +172,9 @@ def build(
                 f"{source}: {len(names)} weight(s) {what}: {', '.join(names[:3])}{more}",
                 "check that the file belongs to the configuration beside it",
             )
-    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in given.items()}, strict=True)
+    model.load_state_dict(
+        {name: tensor.to(torch.float32) for name, tensor in given.items()}, strict=True
+    )
     return model.float().eval()
 
 

@@ -42,7 +42,7 @@ class LoadedModel:
         """The backbone."""
         if isinstance(self.whole, SslimModel):
             return self.whole
-        backbone: SslimModel = self.whole.backbone
+        backbone: SslimModel = getattr(self.whole, self.whole.base_model_prefix)
         return backbone
 
     @property
@@ -135,12 +135,17 @@ def load_config(source: str | Path) -> Any:
 
 
 def _looks_like_path(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in {
-        ".pt",
-        ".pth",
-        ".safetensors",
-        ".bin",
-    }
+    return (
+        source.startswith((".", "/", "~"))
+        or source.count("/") > 1
+        or Path(source).suffix
+        in {
+            ".pt",
+            ".pth",
+            ".safetensors",
+            ".bin",
+        }
+    )
 
 
 def _first_line(error: BaseException) -> str:

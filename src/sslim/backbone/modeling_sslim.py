@@ -39,7 +39,7 @@ class SslimHubertConfig(HubertConfig):
     """`HubertConfig` plus `plan`, the kept indices (None: dense)."""
 
     model_type = "sslim-hubert"
-    plan: dict | None = None
+    plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
 
 
@@ -47,7 +47,7 @@ class SslimWavLMConfig(WavLMConfig):
     """`WavLMConfig` plus `plan`, the kept indices (None: dense)."""
 
     model_type = "sslim-wavlm"
-    plan: dict | None = None
+    plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
 
 
@@ -55,7 +55,7 @@ class SslimWav2Vec2Config(Wav2Vec2Config):
     """`Wav2Vec2Config` plus `plan`, the kept indices (None: dense)."""
 
     model_type = "sslim-wav2vec2"
-    plan: dict | None = None
+    plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
 
 
@@ -63,7 +63,7 @@ class SslimData2VecAudioConfig(Data2VecAudioConfig):
     """`Data2VecAudioConfig` plus `plan`, the kept indices (None: dense)."""
 
     model_type = "sslim-data2vec-audio"
-    plan: dict | None = None
+    plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
 
 
@@ -93,6 +93,7 @@ class ConvLayer(GradientCheckpointingLayer):
             bias=config.conv_bias,
         )
         self.norm = norm
+        self.layer_norm: nn.Module
         if norm == "group":
             self.layer_norm = nn.GroupNorm(channels, channels)
         elif norm == "layer":
@@ -171,6 +172,7 @@ class PositionalConv(nn.Module):
             padding=self.kernel // 2,
             groups=config.num_conv_pos_embedding_groups,
         )
+        self.batch_norm: nn.Module | None
         if getattr(config, "conv_pos_batch_norm", False):
             self.batch_norm = nn.BatchNorm1d(config.hidden_size)
         else:
@@ -250,6 +252,7 @@ class Attention(nn.Module):
         self.head_size = width // config.num_attention_heads
         self.dropout = config.attention_dropout
         self.gated_position = config.model_type.endswith("wavlm") and len(heads) > 0
+        self.out_proj: nn.Module
         if not heads:
             self.out_proj = ConstantOutput(width)
             return
@@ -300,7 +303,9 @@ class Attention(nn.Module):
             scores = q_BHTd @ k_BHTd.transpose(2, 3) * self.head_size**-0.5
             if mask is not None:
                 scores = (
-                    scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+                    scores.masked_fill(~mask, -math.inf)
+                    if mask.dtype == torch.bool
+                    else scores + mask
                 )
             weights = scores.softmax(-1)
             out_BHTd = F.dropout(weights, dropout, self.training) @ v_BHTd
@@ -319,6 +324,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.units = units
         self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.output_dense: nn.Module
         if units == 0:
             self.output_dense = ConstantOutput(config.hidden_size)
             return
@@ -372,9 +378,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 class Encoder(nn.Module):
     """Positional convolution and transformer layers."""
 
-    def __init__(
-        self, config: Any, heads: list[list[int] | None], units: list[int | None]
-    ) -> None:
+    def __init__(self, config: Any, heads: list[list[int] | None], units: list[int | None]) -> None:
         super().__init__()
         self.config = config
         self.norm_first = getattr(config, "do_stable_layer_norm", False)
@@ -406,7 +410,9 @@ class Encoder(nn.Module):
         scale = math.log(self.config.max_bucket_distance / exact)
         far = torch.log(magnitude.clamp(min=1).float() / exact) / scale * (half - exact)
         far = (exact + far).to(torch.long).clamp(max=half - 1)
-        bucket = torch.where(magnitude < exact, magnitude, far) + (distance > 0).to(torch.long) * half
+        bucket = (
+            torch.where(magnitude < exact, magnitude, far) + (distance > 0).to(torch.long) * half
+        )
         table = self.rel_attn_embed(bucket)
         return table[position[None, :] - position[:, None] + frames - 1].permute(2, 0, 1)
 
@@ -431,7 +437,7 @@ class SslimPreTrainedModel(PreTrainedModel):
     input_modalities = "audio"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["EncoderLayer"]
+    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -454,7 +460,7 @@ class SslimPreTrainedModel(PreTrainedModel):
         elif isinstance(module, _Head) and module.layer_weights is not None:
             nn.init.constant_(module.layer_weights, 1.0 / module.layer_weights.numel())
 
-    def _get_feat_extract_output_lengths(self, samples: torch.Tensor | int) -> torch.Tensor | int:
+    def _get_feat_extract_output_lengths(self, samples: Any) -> Any:
         """Frames for a number of samples."""
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
             samples = (samples - kernel) // stride + 1
@@ -494,7 +500,9 @@ class SslimModel(SslimPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if input_values.dim() != 2:
-            raise ValueError(f"expected waveforms of shape (batch, samples), got {tuple(input_values.shape)}")
+            raise ValueError(
+                f"expected waveforms of shape (batch, samples), got {tuple(input_values.shape)}"
+            )
         if int(self._get_feat_extract_output_lengths(input_values.shape[1])) < 1:
             raise ValueError(
                 f"audio of {input_values.shape[1]} samples is too short for one frame; "
@@ -537,11 +545,17 @@ class SslimModel(SslimPreTrainedModel):
         batch, time, width = x_BTD.shape
         if config.mask_time_prob > 0:
             masked_BT = _spans(
-                batch, time, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+                batch,
+                time,
+                config.mask_time_prob,
+                config.mask_time_length,
+                config.mask_time_min_masks,
             ).to(x_BTD.device)
             if keep_BT is not None:
                 masked_BT = masked_BT & keep_BT
-            x_BTD = torch.where(masked_BT[..., None], self.masked_spec_embed.to(x_BTD.dtype), x_BTD)
+            assert self.masked_spec_embed is not None
+            filler = self.masked_spec_embed.to(x_BTD.dtype)
+            x_BTD = torch.where(masked_BT[..., None], filler, x_BTD)
         if config.mask_feature_prob > 0:
             masked_BD = _spans(
                 batch,
@@ -561,7 +575,7 @@ class SslimModel(SslimPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **_: Any,
-    ) -> Wav2Vec2BaseModelOutput | tuple:
+    ) -> Any:
         """
         Args:
             input_values: waveforms at 16 kHz, (B, S), normalised as `preprocessor_config.json` says.
@@ -627,7 +641,12 @@ class _Head(SslimPreTrainedModel):
         """Stops gradients for the backbone: only the head learns."""
         self.backbone.requires_grad_(False)
 
-    def _read(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: dict):
+    def _read(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> tuple[torch.Tensor, Any]:
         """Runs the backbone; the head's input is its output or the weighted sum of its layers."""
         kwargs = {**kwargs, "return_dict": True}
         asked = kwargs.get("output_hidden_states")
@@ -665,7 +684,7 @@ class _ForCTC(_Head):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """Args: as the backbone; labels (B, L) with -100 for padding. Returns logits (B, T, vocabulary)."""
         if labels is not None and labels.max() >= self.config.vocab_size:
             raise ValueError(f"labels must be below vocab_size {self.config.vocab_size}")
@@ -709,7 +728,7 @@ class _ForSequenceClassification(_Head):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """Args: as the backbone; labels (B,). Returns logits (B, classes)."""
         read, outputs = self._read(input_values, attention_mask, kwargs)
         read = self.projector(read)
@@ -717,7 +736,9 @@ class _ForSequenceClassification(_Head):
             pooled = read.mean(1)
         else:
             keep_BT = self._get_feature_vector_attention_mask(read.shape[1], attention_mask)
-            pooled = read.masked_fill(~keep_BT[..., None], 0.0).sum(1) / keep_BT.sum(1, keepdim=True)
+            pooled = read.masked_fill(~keep_BT[..., None], 0.0).sum(1) / keep_BT.sum(
+                1, keepdim=True
+            )
         logits = self.classifier(pooled)
         loss = None if labels is None else F.cross_entropy(logits, labels.view(-1))
         return self._give(
@@ -741,16 +762,17 @@ class _ForAudioFrameClassification(_Head):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """Args: as the backbone; labels one-hot (B, T, classes). Returns logits (B, T, classes)."""
         read, outputs = self._read(input_values, attention_mask, kwargs)
         logits = self.classifier(read)
         loss = None
         if labels is not None:
-            classes = self.config.num_labels
+            classes = self.classifier.out_features
             loss = F.cross_entropy(logits.view(-1, classes), labels.view(-1, classes).argmax(1))
         return self._give(
-            TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions), return_dict
+            TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions),
+            return_dict,
         )
 
 
@@ -806,7 +828,7 @@ class _ForXVector(_Head):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """Args: as the backbone; labels (B,). Returns logits and embeddings, (B, width) each."""
         read, outputs = self._read(input_values, attention_mask, kwargs)
         read = self.projector(read)
@@ -835,100 +857,140 @@ class _ForXVector(_Head):
 
 
 class SslimHubertModel(SslimModel):
+    """HuBERT, the bare backbone."""
+
     config_class = SslimHubertConfig
     base_model_prefix = "hubert"
 
 
 class SslimHubertForCTC(_ForCTC):
+    """HuBERT, with a CTC head."""
+
     config_class = SslimHubertConfig
     base_model_prefix = "hubert"
 
 
 class SslimHubertForSequenceClassification(_ForSequenceClassification):
+    """HuBERT, with a sequence-classification head."""
+
     config_class = SslimHubertConfig
     base_model_prefix = "hubert"
 
 
 class SslimHubertForAudioFrameClassification(_ForAudioFrameClassification):
+    """HuBERT, with a frame-classification head."""
+
     config_class = SslimHubertConfig
     base_model_prefix = "hubert"
 
 
 class SslimHubertForXVector(_ForXVector):
+    """HuBERT, with an x-vector head."""
+
     config_class = SslimHubertConfig
     base_model_prefix = "hubert"
 
 
 class SslimWavLMModel(SslimModel):
+    """WavLM, the bare backbone."""
+
     config_class = SslimWavLMConfig
     base_model_prefix = "wavlm"
 
 
 class SslimWavLMForCTC(_ForCTC):
+    """WavLM, with a CTC head."""
+
     config_class = SslimWavLMConfig
     base_model_prefix = "wavlm"
 
 
 class SslimWavLMForSequenceClassification(_ForSequenceClassification):
+    """WavLM, with a sequence-classification head."""
+
     config_class = SslimWavLMConfig
     base_model_prefix = "wavlm"
 
 
 class SslimWavLMForAudioFrameClassification(_ForAudioFrameClassification):
+    """WavLM, with a frame-classification head."""
+
     config_class = SslimWavLMConfig
     base_model_prefix = "wavlm"
 
 
 class SslimWavLMForXVector(_ForXVector):
+    """WavLM, with an x-vector head."""
+
     config_class = SslimWavLMConfig
     base_model_prefix = "wavlm"
 
 
 class SslimWav2Vec2Model(SslimModel):
+    """wav2vec 2.0, the bare backbone."""
+
     config_class = SslimWav2Vec2Config
     base_model_prefix = "wav2vec2"
 
 
 class SslimWav2Vec2ForCTC(_ForCTC):
+    """wav2vec 2.0, with a CTC head."""
+
     config_class = SslimWav2Vec2Config
     base_model_prefix = "wav2vec2"
 
 
 class SslimWav2Vec2ForSequenceClassification(_ForSequenceClassification):
+    """wav2vec 2.0, with a sequence-classification head."""
+
     config_class = SslimWav2Vec2Config
     base_model_prefix = "wav2vec2"
 
 
 class SslimWav2Vec2ForAudioFrameClassification(_ForAudioFrameClassification):
+    """wav2vec 2.0, with a frame-classification head."""
+
     config_class = SslimWav2Vec2Config
     base_model_prefix = "wav2vec2"
 
 
 class SslimWav2Vec2ForXVector(_ForXVector):
+    """wav2vec 2.0, with an x-vector head."""
+
     config_class = SslimWav2Vec2Config
     base_model_prefix = "wav2vec2"
 
 
 class SslimData2VecAudioModel(SslimModel):
+    """data2vec-audio, the bare backbone."""
+
     config_class = SslimData2VecAudioConfig
     base_model_prefix = "data2vec_audio"
 
 
 class SslimData2VecAudioForCTC(_ForCTC):
+    """data2vec-audio, with a CTC head."""
+
     config_class = SslimData2VecAudioConfig
     base_model_prefix = "data2vec_audio"
 
 
 class SslimData2VecAudioForSequenceClassification(_ForSequenceClassification):
+    """data2vec-audio, with a sequence-classification head."""
+
     config_class = SslimData2VecAudioConfig
     base_model_prefix = "data2vec_audio"
 
 
 class SslimData2VecAudioForAudioFrameClassification(_ForAudioFrameClassification):
+    """data2vec-audio, with a frame-classification head."""
+
     config_class = SslimData2VecAudioConfig
     base_model_prefix = "data2vec_audio"
 
 
 class SslimData2VecAudioForXVector(_ForXVector):
+    """data2vec-audio, with an x-vector head."""
+
     config_class = SslimData2VecAudioConfig
     base_model_prefix = "data2vec_audio"

@@ -103,6 +103,7 @@ def save_folder(
         for path in sorted(aside.iterdir()):
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
+            path.chmod(0o644)  # safetensors writes for the owner alone; models are shared
             path.replace(out / path.name)
         aside.rmdir()
     except OSError as error:

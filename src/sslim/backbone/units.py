@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sslim.backbone.modeling_sslim import Attention, FeedForward, SslimModel
 from sslim.plan import LayerPlan, ModelShape, PruningPlan
@@ -61,7 +62,7 @@ def unit_groups(model: SslimModel, kinds: Iterable[str] = KINDS) -> list[UnitGro
     """All groups of the given kinds that still have units, front to back."""
     wanted = set(kinds)
     groups: list[UnitGroup] = []
-    convolutions = list(model.feature_extractor.conv_layers)
+    convolutions: list[Any] = list(model.feature_extractor.conv_layers)
     for index, layer in enumerate(convolutions):
         prefix = f"feature_extractor.conv_layers.{index}"
         last = index == len(convolutions) - 1
@@ -93,7 +94,8 @@ def unit_groups(model: SslimModel, kinds: Iterable[str] = KINDS) -> list[UnitGro
                 tuple(norms),
             )
         )
-    for index, layer in enumerate(model.encoder.layers):
+    encoder_layers: list[Any] = list(model.encoder.layers)
+    for index, layer in enumerate(encoder_layers):
         groups += _attention_groups(f"encoder.layers.{index}.attention", index, layer.attention)
         groups += _ffn_groups(f"encoder.layers.{index}.feed_forward", index, layer.feed_forward)
     return [group for group in groups if group.kind in wanted and group.size > 0]
@@ -151,7 +153,9 @@ def kept_by_group(plan: PruningPlan) -> dict[str, tuple[int, ...]]:
 def plan_from_groups(base: PruningPlan, kept: dict[str, tuple[int, ...]]) -> PruningPlan:
     """`base` with the groups in `kept` replaced; indices in `kept` are those of the dense model."""
 
-    def block(index: int, block_kind: str, unit_kind: str, now: tuple[int, ...] | None):
+    def block(
+        index: int, block_kind: str, unit_kind: str, now: tuple[int, ...] | None
+    ) -> tuple[int, ...] | None:
         if now is None or not kept.get(f"{block_kind}.{index}", (0,)):
             return None
         return kept.get(f"{unit_kind}.{index}", now)

@@ -315,4 +315,3 @@ class JointTask(DistillationTask):
     def decide(self) -> Decision:
         """Which units stay, within the budget."""
         return decide(self.gates, self.budget)
-

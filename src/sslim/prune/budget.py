@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +93,9 @@ def _open_sets(gates: Gates, shift: float) -> dict[str, list[int]]:
     so undecided groups give way first and settled ones hardly move.
     """
     opened: dict[str, list[int]] = {}
-    for group, log_alpha in zip(gates.groups, gates.log_alpha.detach().cpu().split(gates.sizes), strict=True):
+    for group, log_alpha in zip(
+        gates.groups, gates.log_alpha.detach().cpu().split(gates.sizes), strict=True
+    ):
         expected = float(open_probability(log_alpha.double() + shift).sum())
         closed = round(group.size - expected)
         if group.kind == "conv":  # a convolution without channels would cut the model in two
@@ -126,7 +129,11 @@ def decide(gates: Gates, budget: Budget | None) -> Decision:
             low, high = -40.0, 40.0
             for _ in range(60):
                 middle = 0.5 * (low + high)
-                low, high = (middle, high) if size(_open_sets(gates, middle)) <= budget.limit else (low, middle)
+                low, high = (
+                    (middle, high)
+                    if size(_open_sets(gates, middle)) <= budget.limit
+                    else (low, middle)
+                )
             shift, opened = low, _open_sets(gates, low)
             opened = _fill(gates, opened, budget, size)
     values = torch.zeros_like(gates.log_alpha.detach())
@@ -157,7 +164,12 @@ def closed_for_good(gates: Gates, multiple: int = 8) -> PruningPlan:
     return _plan(gates, opened)
 
 
-def _fill(gates: Gates, opened: dict[str, list[int]], budget: Budget, size) -> dict[str, list[int]]:
+def _fill(
+    gates: Gates,
+    opened: dict[str, list[int]],
+    budget: Budget,
+    size: Callable[[dict[str, list[int]]], int],
+) -> dict[str, list[int]]:
     """Opens closed units, the most open ones first, while they fit and the slack is not yet reached."""
     closed: list[tuple[float, str, int]] = []
     logits = gates.split(gates.log_alpha.detach())

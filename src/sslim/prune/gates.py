@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -195,10 +196,10 @@ class GatedModel(nn.Module):
             for name in group.norms:
                 parent, _, leaf = name.rpartition(".")
                 norm = model.get_submodule(name)
-                if not isinstance(norm, KeptLayerNorm):
+                if isinstance(norm, nn.LayerNorm) and not isinstance(norm, KeptLayerNorm):
                     setattr(model.get_submodule(parent), leaf, KeptLayerNorm(norm))
 
-    def forward(self, values: torch.Tensor, *args: object, **kwargs: object) -> object:
+    def forward(self, values: torch.Tensor, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """Runs `distillation_features` under gate values (all units,)."""
         weights = dict(self.model.named_parameters())
         changed = {**self.gates.fold(weights, values), **self.gates.kept_masks(values)}
@@ -219,5 +220,5 @@ class _Features(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *args: object, **kwargs: object) -> object:
+    def forward(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         return self.model.distillation_features(*args, **kwargs)

@@ -52,7 +52,9 @@ def slice_state(
     return sliced
 
 
-def cut(model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor] | None = None) -> SslimModel:
+def cut(
+    model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor] | None = None
+) -> SslimModel:
     """Returns a new model that holds only what `plan` keeps.
 
     Args:
@@ -66,14 +68,15 @@ def cut(model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor] 
     plan.validate(shape_of(model))
     if not plan.within(plan_of(model)):
         raise BudgetError(
-            "the plan keeps units that the model no longer has", "cut from the model it was made for"
+            "the plan keeps units that the model no longer has",
+            "cut from the model it was made for",
         )
     config = copy.deepcopy(model.config)
     config.plan = plan.to_dict()
     reference = next(model.parameters())
     with torch.random.fork_rng(devices=[]):  # building initialises weights; the run's noise stays
         smaller = type(model)(config)
-    smaller.to(device=reference.device, dtype=reference.dtype)
+    torch.nn.Module.to(smaller, device=reference.device, dtype=reference.dtype)
     wanted = smaller.state_dict()
     sliced = slice_state(model, plan, model.state_dict() if state is None else state)
     # Weights of removed blocks have no place in the smaller model; everything else must fit.

@@ -127,14 +127,22 @@ class Inspection:
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         front, heads, ffn = figure.subplots(1, 3, width_ratios=(1, 1.4, 1.4))
         rows = facts["convolutions"]
-        _columns(front, "conv channels", [r["channels"] for r in rows], [r["dense"] for r in rows], 0)
+        _columns(
+            front, "conv channels", [r["channels"] for r in rows], [r["dense"] for r in rows], 0
+        )
         rows = facts["layers"]
         _columns(
-            heads, "attention heads", [r["heads"] or 0 for r in rows], [r["dense_heads"] for r in rows], 1
+            heads,
+            "attention heads",
+            [r["heads"] or 0 for r in rows],
+            [r["dense_heads"] for r in rows],
+            1,
         )
         _columns(ffn, "FFN units", [r["ffn"] or 0 for r in rows], [r["dense_ffn"] for r in rows], 1)
         share = facts["parameters"] / facts["dense_parameters"]
-        figure.suptitle(f"{facts['parameters']:,} of {facts['dense_parameters']:,} parameters ({share:.1%})")
+        figure.suptitle(
+            f"{facts['parameters']:,} of {facts['dense_parameters']:,} parameters ({share:.1%})"
+        )
         return figure
 
 

@@ -41,7 +41,11 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def save(
-    folder: Path, update: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], keep: int
+    folder: Path,
+    update: int,
+    tensors: Mapping[str, torch.Tensor],
+    facts: Mapping[str, Any],
+    keep: int,
 ) -> Path:
     """Writes `folder/update-N` atomically and removes all but the last `keep` checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)

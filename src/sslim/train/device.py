@@ -20,7 +20,8 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {name!r} cannot be used here", "use --device cpu, or auto to take what is there"
+            f"device {name!r} cannot be used here",
+            "use --device cpu, or auto to take what is there",
         ) from error
     return device
 

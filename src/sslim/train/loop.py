@@ -144,13 +144,20 @@ def train(
             optimiser.step()
             done += 1
             if task.after_update(update, optimiser):
-                parameters = [weight for group in optimiser.param_groups for weight in group["params"]]
+                parameters = [
+                    weight for group in optimiser.param_groups for weight in group["params"]
+                ]
             last = update + 1 == settings.updates
             if last or (update + 1) % settings.log_every == 0 or on_progress:
                 figures = _figures(sums, norm, share) | task.report()
             if last or (update + 1) % settings.log_every == 0:
                 seconds = sum(len(batch.waveforms) * batch.waveforms.shape[1] for batch in batches)
-                line = {"stage": settings.stage, "update": update + 1, "samples": seconds, **figures}
+                line = {
+                    "stage": settings.stage,
+                    "update": update + 1,
+                    "samples": seconds,
+                    **figures,
+                }
                 metrics.write(json.dumps(line) + "\n")
                 metrics.flush()
             if on_progress is not None:
@@ -161,9 +168,7 @@ def train(
     return figures
 
 
-def _figures(
-    sums: dict[str, torch.Tensor], norm: torch.Tensor, share: float
-) -> dict[str, float]:
+def _figures(sums: dict[str, torch.Tensor], norm: torch.Tensor, share: float) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, value in sums.items():
         if value.dim() == 0:

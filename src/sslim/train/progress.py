@@ -57,12 +57,12 @@ class ProgressBar:
             tenth = max(1, progress.updates // 10)
             if progress.update % tenth == 0 or progress.update == progress.updates:
                 left = f"{progress.seconds_left / 60:.1f} min left"
-                self.say(f"{progress.stage} {progress.update}/{progress.updates}  {figures}  {left}")
+                self.say(
+                    f"{progress.stage} {progress.update}/{progress.updates}  {figures}  {left}"
+                )
             return
         if progress.stage not in self.stages:
             self.stages[progress.stage] = self.bars.add_task(
                 progress.stage, total=progress.updates, figures=""
             )
-        self.bars.update(
-            self.stages[progress.stage], completed=progress.update, figures=figures
-        )
+        self.bars.update(self.stages[progress.stage], completed=progress.update, figures=figures)
