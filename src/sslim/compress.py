@@ -28,8 +28,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sslim
-from sslim.audio import Manifest, load_audio, read_source
-from sslim.audio.batching import UpdateSampler, batches
+from sslim.audio import Manifest, Skipped, UpdateSampler, load_audio, read_source
+from sslim.audio.batching import Batches
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.saving import save_folder, under_head
@@ -318,13 +318,19 @@ def _train(run: _Run, task: DistillationTask, settings: LoopSettings, first: int
     )
     # A fresh stage starts from noise that depends on the seed alone, however it was reached.
     torch.manual_seed(config.seed + first)
-    with batches(
+
+    def report_lost(item: Skipped) -> None:
+        run.progress.say(f"warning: skipped {item.path}: {item.reason}")
+
+    with Batches(
         run.manifest,
         sampler,
         first_update=first + done,
         last_update=first + settings.updates,
         workers=config.workers,
         max_seconds=config.audio.max_seconds,
+        pin_memory=run.device.type == "cuda",
+        on_lost=report_lost,
     ) as stream:
         numbered = ((update - first, audio) for update, audio in stream)
         train(task, numbered, settings, run.folder, start=start, on_progress=run.progress)

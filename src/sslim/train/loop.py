@@ -38,8 +38,10 @@ class TrainableTask(Protocol):
 class WaveformBatch(Protocol):
     """One batch as the audio room makes it."""
 
-    waveforms: torch.Tensor
-    identities: Sequence[str]
+    @property
+    def waveforms(self) -> torch.Tensor: ...
+    @property
+    def identities(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)

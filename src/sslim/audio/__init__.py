@@ -1,0 +1,10 @@
+"""Audio: files -> manifest -> updates of equally long waveforms. Nothing is ever all in memory."""
+
+from __future__ import annotations
+
+from sslim.audio.loading import load_audio
+from sslim.audio.manifest import Manifest, Skipped, Utterance
+from sslim.audio.sampling import UpdateSampler
+from sslim.audio.sources import read_source
+
+__all__ = ["Manifest", "Skipped", "UpdateSampler", "Utterance", "load_audio", "read_source"]

@@ -1,0 +1,182 @@
+"""Batches: utterances -> equally long crops -> tensors, decoded beside the training.
+
+Crops depend on (seed, update, place in the update) alone. A file that vanishes or breaks in mid-run is left
+out of its batch and reported; only a whole update without usable audio stops the run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sslim.audio.loading import load_audio
+from sslim.audio.manifest import Manifest, Skipped, Utterance
+from sslim.audio.sampling import UpdateSampler
+from sslim.errors import AudioError
+from sslim.plan import SAMPLING_RATE
+
+SHORTEST = 400
+"""Samples that give one frame."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Equally long crops: waveforms (batch, samples) float32 at 16 kHz, and where they come from."""
+
+    waveforms: torch.Tensor
+    identities: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        """Called by the loader where the batch goes to a GPU."""
+        return Batch(self.waveforms.pin_memory(), self.identities)
+
+
+def collate(
+    utterances: Sequence[Utterance], *, max_seconds: float, seed: str
+) -> tuple[Batch | None, list[Skipped]]:
+    """Crops utterances to the shortest of them, at places drawn from `seed`.
+
+    Returns:
+        The batch, None where no utterance could be read, and what could not be read.
+    """
+    waveforms: list[np.ndarray] = []
+    names: list[str] = []
+    lost: list[Skipped] = []
+    for utterance in utterances:
+        try:
+            waveform = load_audio(utterance)
+        except AudioError as error:
+            lost.append(Skipped(utterance.identity, error.problem))
+            continue
+        if len(waveform) < SHORTEST:
+            lost.append(Skipped(utterance.identity, "too short after decoding"))
+            continue
+        waveforms.append(waveform)
+        names.append(utterance.identity)
+    if not waveforms:
+        return None, lost
+    limit = max_seconds * SAMPLING_RATE
+    length = int(min(limit, min(len(waveform) for waveform in waveforms)))
+    place = random.Random(seed)
+    crops = np.stack([_crop(waveform, length, place) for waveform in waveforms])
+    return Batch(torch.from_numpy(crops), tuple(names)), lost
+
+
+def _crop(waveform: np.ndarray, length: int, place: random.Random) -> np.ndarray:
+    start = place.randint(0, len(waveform) - length)
+    return waveform[start : start + length]
+
+
+class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):
+    """Update index -> its batches; what a loader's worker runs."""
+
+    def __init__(
+        self, manifest: Manifest, sampler: UpdateSampler, max_seconds: float, first: int, last: int
+    ) -> None:
+        self.manifest = manifest
+        self.sampler = sampler
+        self.max_seconds = max_seconds
+        self.first = first
+        self.last = last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, place: int) -> tuple[int, list[Batch], list[Skipped]]:
+        update = self.first + place
+        batches, lost = [], []
+        for number, indices in enumerate(self.sampler.update(update)):
+            utterances = [self.manifest.utterances[index] for index in indices]
+            seed = f"{self.sampler.seed}/{update}/{number}"
+            batch, missing = collate(utterances, max_seconds=self.max_seconds, seed=seed)
+            lost += missing
+            if batch is not None:
+                batches.append(batch)
+        return update, batches, lost
+
+
+class Batches:
+    """An iterator of (update, batches) from `first_update` up to and without `last_update`.
+
+    Use it as a context manager: leaving it stops the workers.
+
+    Args:
+        workers: processes that decode ahead; 0 decodes in this one.
+        on_lost: called with what could not be read when it should have been heard.
+
+    Raises (while iterating):
+        AudioError: nothing of an update could be read.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sampler: UpdateSampler,
+        *,
+        first_update: int,
+        last_update: int,
+        max_seconds: float,
+        workers: int = 0,
+        pin_memory: bool = False,
+        on_lost: Callable[[Skipped], None] | None = None,
+    ) -> None:
+        self.seconds_waited = 0.0
+        """Time the training spent waiting for audio."""
+        self.on_lost = on_lost
+        updates = _Updates(manifest, sampler, max_seconds, first_update, last_update)
+        settings: dict[str, Any] = {"prefetch_factor": 2} if workers else {}
+        self.loader: DataLoader[Any] = DataLoader(
+            updates,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_one_thread,
+            **settings,
+        )
+        self._iterator: Iterator[Any] | None = None
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._iterator = None  # the loader's workers end with their iterator
+
+    def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
+        # The loader draws a seed for its workers from the global generator; training's stays untouched.
+        state = torch.get_rng_state()
+        self._iterator = iter(self.loader)
+        torch.set_rng_state(state)
+        while self._iterator is not None:
+            asked = time.perf_counter()
+            try:
+                update, batches, lost = next(self._iterator)
+            except StopIteration:
+                return
+            self.seconds_waited += time.perf_counter() - asked
+            for item in lost:
+                if self.on_lost is not None:
+                    self.on_lost(item)
+            if not batches:
+                raise AudioError(
+                    f"none of the {len(lost)} files of update {update + 1} can be read any more; the "
+                    f"first is {lost[0].path}: {lost[0].reason}",
+                    "bring the audio back and run again with --resume",
+                )
+            yield update, batches
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,103 @@
+"""Which utterances are heard together: a pure function of (seed, update).
+
+A library's sampler walks through an epoch and must be replayed to be resumed, and gives each process its own
+share; here any update can be asked for directly, so a resumed run and any number of processes hear
+the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+JITTER = 0.1
+"""Lengths are shuffled by up to this share before sorting, so that batches differ between epochs."""
+
+
+class UpdateSampler:
+    """Cuts an endless, reshuffled sequence of epochs into updates, each a list of batches.
+
+    Utterances of similar length share a batch, because a batch is cropped to its shortest. Every epoch has
+    every utterance exactly once, and the same number of updates, so update i lies in epoch i // n.
+
+    Args:
+        seconds: length of every utterance.
+        seconds_per_update: audio of one optimiser step.
+        seconds_per_batch: audio that passes through the models at once.
+        max_seconds: longer utterances are cropped to this.
+        seed: of the shuffling.
+    """
+
+    def __init__(
+        self,
+        seconds: Sequence[float],
+        *,
+        seconds_per_update: float,
+        seconds_per_batch: float,
+        max_seconds: float = float("inf"),
+        seed: int = 0,
+    ) -> None:
+        if not seconds:
+            raise ValueError("there are no utterances")
+        self.seconds = [min(length, max_seconds) for length in seconds]
+        self.seed = seed
+        self.batch_seconds = min(seconds_per_batch, seconds_per_update)
+        self.updates_per_epoch = max(1, round(sum(self.seconds) / seconds_per_update))
+        self.repeats = max(1, round(seconds_per_update / sum(self.seconds)))
+        """Passes over the data in one update, where the data are shorter than an update."""
+        self._epoch: tuple[int, list[list[list[int]]]] | None = None
+
+    def update(self, index: int) -> list[list[int]]:
+        """Batches of utterance indices of update `index` (from 0)."""
+        if self.repeats > 1:
+            passes = range(index * self.repeats, (index + 1) * self.repeats)
+            return [batch for epoch in passes for batch in self._epoch_updates(epoch)[0]]
+        epoch, place = divmod(index, self.updates_per_epoch)
+        return self._epoch_updates(epoch)[place]
+
+    def _epoch_updates(self, epoch: int) -> list[list[list[int]]]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self._deal(epoch)
+        return self._epoch[1]
+
+    def _deal(self, epoch: int) -> list[list[list[int]]]:
+        """One epoch: batches of similar lengths, dealt to the updates so that each hears about as much."""
+        shuffle = random.Random(f"{self.seed}/{epoch}")
+        keys = [length * (1.0 + JITTER * shuffle.random()) for length in self.seconds]
+        order = sorted(range(len(keys)), key=lambda index: (keys[index], index))
+        batches: list[list[int]] = []
+        batch: list[int] = []
+        longest = 0.0
+        for index in order:
+            longest = max(longest, self.seconds[index])
+            if batch and longest * (len(batch) + 1) > self.batch_seconds:
+                batches.append(batch)
+                batch, longest = [], self.seconds[index]
+            batch.append(index)
+        batches.append(batch)
+        shuffle.shuffle(batches)
+        # The fullest batches are dealt first, each to the update that has heard least so far.
+        heard = [0.0] * self.updates_per_epoch
+        updates: list[list[list[int]]] = [[] for _ in heard]
+        total = len(batches)
+        if total < len(heard):  # fewer batches than updates: split the largest
+            batches = self._split(batches, len(heard))
+        for batch in sorted(batches, key=self._heard, reverse=True):
+            target = min(range(len(heard)), key=heard.__getitem__)
+            updates[target].append(batch)
+            heard[target] += self._heard(batch)
+        shuffle.shuffle(updates)
+        return [batches for batches in updates if batches] or updates
+
+    def _heard(self, batch: list[int]) -> float:
+        return len(batch) * min(self.seconds[index] for index in batch)
+
+    def _split(self, batches: list[list[int]], wanted: int) -> list[list[int]]:
+        batches = list(batches)
+        while len(batches) < wanted and len(largest := max(batches, key=len)) > 1:
+            batches.remove(largest)
+            middle = len(largest) // 2
+            batches += [largest[:middle], largest[middle:]]
+        while len(batches) < wanted:  # fewer utterances than updates: some are heard again
+            batches.append(batches[len(batches) % max(1, wanted)])
+        return batches
