@@ -1,0 +1,339 @@
+"""The main job, end to end on tiny models: budgets, resuming, heads, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCTC
+
+import sslim
+from sslim.cli import run as command_line
+from sslim.compress import compress
+from sslim.errors import (
+    AudioError,
+    BudgetError,
+    ConfigError,
+    OutputError,
+    TrainingError,
+)
+from sslim.train.progress import ProgressBar
+from tests.models import CASES, tiny_teacher
+
+SETTINGS = [
+    "seconds_per_update=2",
+    "seconds_per_batch=1",
+    "audio.min_seconds=0.2",
+    "audio.max_seconds=1",
+    "stage1.updates=6",
+    "stage2.updates=4",
+    "workers=0",
+    "log_every=1",
+    "checkpoint_every=2",
+    "precision=float32",
+]
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audio")
+    generator = np.random.default_rng(0)
+    for index in range(10):
+        noise = 0.1 * generator.standard_normal(6000 + 400 * index)
+        soundfile.write(folder / f"{index}.wav", noise, 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_teacher("hubert").save_pretrained(folder)
+    return folder
+
+
+def run(teacher: Path, audio: Path, out: Path, *more: str, **settings: Any) -> Any:
+    return compress(
+        teacher,
+        audio,
+        out,
+        settings=[*SETTINGS, *more],
+        progress=False,
+        **{"params": "50%"} | settings,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_every_family_end_to_end(family: str, size: str, audio: Path, tmp_path: Path) -> None:
+    dense = tiny_teacher(family, size)
+    dense.save_pretrained(tmp_path / "teacher")
+    result = run(tmp_path / "teacher", audio, tmp_path / "out")
+    count = dense.num_parameters()
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    assert result.dense_parameters == count
+    assert result.parameters == model.num_parameters()
+    assert 0.99 * count // 2 <= result.parameters <= count // 2
+    assert result.file_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert set(result.layers) == {0, 1, 2, 3}
+    assert f"{result.parameters:,} parameters" in result.summary_line()
+    facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
+    assert facts["config"]["stage1"]["updates"] == 6
+    assert facts["audio"]["utterances"] == 10
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"{result.parameters:,}" in card
+    assert f"{result.file_bytes:,}" in card
+    lines = (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
+    assert not (tmp_path / "out" / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "share"),
+    [
+        ({"params": "25%"}, 0.25),
+        ({"params": None, "sparsity": 0.4}, 0.6),
+        ({"params": "12K"}, None),
+    ],
+)
+def test_budgets(
+    teacher: Path, audio: Path, tmp_path: Path, asked: Any, share: float | None
+) -> None:
+    result = run(teacher, audio, tmp_path / "out", **asked)
+    limit = 12_000 if share is None else int(share * result.dense_parameters)
+    assert 0.99 * limit <= result.parameters <= limit
+
+
+def test_a_budget_on_macs(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    result = run(
+        teacher, audio, tmp_path / "out", "budget_quantity=macs", "budget=40%", params=None
+    )
+    assert 0.39 * result.dense_macs_per_second <= result.macs_per_second
+    assert result.macs_per_second <= 0.4001 * result.dense_macs_per_second
+
+
+def test_whole_blocks_can_go(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    units = "units=conv,head,ffn,attention_block,ffn_block"
+    result = run(teacher, audio, tmp_path / "out", units)
+    assert result.parameters <= result.dense_parameters // 2
+
+
+def test_a_head_is_kept_on_top(audio: Path, tmp_path: Path) -> None:
+    dense = tiny_teacher("wav2vec2", auto=AutoModelForCTC, vocab_size=9)
+    dense.save_pretrained(tmp_path / "teacher")
+    run(tmp_path / "teacher", audio, tmp_path / "out")
+    model = AutoModelForCTC.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.lm_head.weight, dense.lm_head.weight)
+    bare = AutoModel.from_pretrained(tmp_path / "out")
+    waveforms = torch.randn(1, 4000)
+    with torch.no_grad():
+        assert model(waveforms).logits.shape[-1] == 9
+        expected = model.backbone(waveforms).last_hidden_state
+        assert torch.equal(bare(waveforms).last_hidden_state, expected)
+
+
+def test_the_same_seed_gives_the_same_weights(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(teacher, audio, tmp_path / name, f"seed={seed}")
+    first, second, other = (weights(tmp_path / name) for name in "abc")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(name not in other or not torch.equal(first[name], other[name]) for name in first), (
+        "the seed changed nothing"
+    )
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 6, 7, 9])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    teacher: Path, audio: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(teacher, audio, tmp_path / "whole")
+    steps = 0
+
+    def interrupt(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ProgressBar, "__call__", interrupt)
+        run(teacher, audio, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    run(teacher, audio, tmp_path / "cut", resume=True)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_resumed_run_refuses_other_settings(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ProgressBar, "__call__", interrupt)
+        run(teacher, audio, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"seed \(0 before, 4 now\)"):
+        run(teacher, audio, tmp_path / "out", "seed=4", resume=True)
+    tiny_teacher("hubert", seed=9).save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match="another teacher"):
+        run(tmp_path / "other", audio, tmp_path / "out", resume=True)
+    run(teacher, audio, tmp_path / "out", "log_every=3", resume=True)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    teacher: Path, audio: Path, tmp_path: Path
+) -> None:
+    first = run(teacher, audio, tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    assert run(teacher, audio, tmp_path / "out", resume=True) == first
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_existing_folder_is_not_overwritten(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="already holds something"):
+        run(teacher, audio, out)
+    with pytest.raises(OutputError, match="not from sslim"):
+        run(teacher, audio, out, force=True)
+    with pytest.raises(OutputError, match="no run to resume"):
+        run(teacher, audio, out, resume=True)
+    assert (out / "thesis.txt").read_text() == "mine"
+    (out / "thesis.txt").unlink()
+    run(teacher, audio, out)
+    run(teacher, audio, out, force=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"params": "1%"}, BudgetError, "smallest possible is"),
+        ({"params": "100%"}, ConfigError, "100%"),
+        ({"audio": "gone"}, AudioError, "does not exist"),
+        ({"settings": ["stage1.update=3"]}, ConfigError, r"stage1\.updates"),
+        ({"settings": ["layers=0,7"]}, ConfigError, r"\[7\]"),
+        ({"settings": ["audio.min_seconds=30", "audio.max_seconds=40"]}, AudioError, "longest has"),
+        ({"recipe": "papre"}, ConfigError, "paper"),
+        ({"device": "cuda:77"}, ConfigError, "cuda:77"),
+    ],
+)
+def test_bad_input_is_found_before_training_and_leaves_nothing(
+    teacher: Path, audio: Path, tmp_path: Path, changes: Any, error: type, message: str
+) -> None:
+    arguments = {"audio": audio, "params": "50%", "settings": []} | changes
+    source = arguments.pop("audio")
+    more = arguments.pop("settings")
+    with pytest.raises(error, match=message) as caught:
+        compress(
+            teacher,
+            source,
+            tmp_path / "out",
+            settings=[*SETTINGS, *more],
+            progress=False,
+            **arguments,
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_loss_stops_before_the_step_and_keeps_the_last_state(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sslim.distill.task import JointTask
+
+    real = JointTask.forward
+
+    def poisoned(task: JointTask, waveforms: torch.Tensor) -> Any:
+        parts = real(task, waveforms)
+        return parts | {"loss": parts["loss"] * float("nan")} if task.update == 3 else parts
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
+        patch.setattr(JointTask, "forward", poisoned)
+        run(teacher, audio, tmp_path / "out")
+    message = str(caught.value)
+    assert "stage1, update 4" in message
+    assert "nan" in message
+    assert ".wav" in message
+    # The state before that update is whole: the run goes on from it as if nothing had happened.
+    run(teacher, audio, tmp_path / "out", resume=True)
+    run(teacher, audio, tmp_path / "whole")
+    left, right = weights(tmp_path / "out"), weights(tmp_path / "whole")
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(
+    teacher: Path,
+    audio: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from sslim.train import checkpoint
+
+    real, calls = checkpoint.save_file, 0
+
+    def full(*arguments: Any, **settings: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(28, "No space left on device")
+        real(*arguments, **settings)
+
+    command = ["compress", str(teacher), str(audio), str(tmp_path / "out"), "--params", "50%"]
+    command += [part for setting in SETTINGS for part in ("--set", setting)]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        assert command_line(command) == 2
+    assert "error: " in (printed := capsys.readouterr().err)
+    assert "disk is full" in printed
+    assert "Traceback" not in printed
+    assert command_line([*command, "--resume"]) == 0
+    run(teacher, audio, tmp_path / "whole")
+    left, right = weights(tmp_path / "out"), weights(tmp_path / "whole")
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_a_warning_names_the_gates_that_had_not_settled(
+    teacher: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = compress(teacher, audio, tmp_path / "out", settings=SETTINGS, params="50%")
+    assert result.undecided > 0
+    assert f"warning: {result.undecided:,} of {result.units:,} gates" in capsys.readouterr().err
+
+
+def test_the_python_api(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    sslim.compress(
+        teacher, audio, tmp_path / "out", params="50%", settings=SETTINGS, progress=False
+    )
+    model = sslim.load(tmp_path / "out")
+    states = model(torch.randn(1, 4000), output_hidden_states=True).hidden_states
+    assert len(states) == 4
+
+
+def test_odd_audio_is_skipped_not_fatal(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "audio"
+    shutil.copytree(audio, folder)
+    (folder / "broken.wav").write_text("no audio")
+    soundfile.write(folder / "silent.flac", np.zeros(16_000), 16_000)
+    soundfile.write(
+        folder / "other.ogg", 0.1 * np.random.default_rng(1).standard_normal((30_000, 2)), 44_100
+    )
+    run(teacher, folder, tmp_path / "out")
+    skipped = json.loads((tmp_path / "out" / "run" / "skipped.json").read_text())["skipped"]
+    assert {Path(item["path"]).name for item in skipped} == {"broken.wav", "silent.flac"}
+    facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
+    assert facts["audio"]["utterances"] == 11
