@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from sslim.backbone import modeling_sslim
 from sslim.backbone.families import family_of, register
@@ -116,3 +117,40 @@ def save_folder(
 
 def _json(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def save_dense(
+    out: Path,
+    config: Any,
+    whole: SslimPreTrainedModel,
+    preprocessor_config: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> None:
+    """Writes a dense model as a folder of its family in transformers, weights under their names there.
+
+    Raises:
+        OutputError: the folder cannot be written; nothing half-written is left.
+    """
+    prefix = family_of(config).prefix
+    own = dict(whole.state_dict())
+    start = f"{prefix}." if type(whole).__name__ != family_of(config).model_class().__name__ else ""
+    table = f"{start}encoder.rel_attn_embed.weight"
+    if table in own:
+        own[f"{start}encoder.layers.0.attention.rel_attn_embed.weight"] = own.pop(table)
+    aside = out.parent / f".{out.name}.partial"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        config.save_pretrained(aside)
+        weights = {name: tensor.contiguous() for name, tensor in own.items()}
+        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+        (aside / "model.safetensors").chmod(0o644)
+        _json(aside / "preprocessor_config.json", preprocessor_config)
+        for name, text in files.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        aside.replace(out)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OutputError(
+            f"cannot write {out}: {error.strerror or error}", "free space or choose another folder"
+        ) from error
