@@ -23,7 +23,9 @@ def tone(seconds: float, rate: int = 16_000, channels: int = 1, pitch: float = 2
     return np.stack([wave] * channels, axis=1).astype(np.float32)
 
 
-def write(path: Path, seconds: float = 1.0, rate: int = 16_000, channels: int = 1, **more: Any) -> Path:
+def write(
+    path: Path, seconds: float = 1.0, rate: int = 16_000, channels: int = 1, **more: Any
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(seconds, rate, channels), rate, **more)
     return path
@@ -76,7 +78,9 @@ def test_list_tsv_and_sequence_agree_with_the_folder(tmp_path: Path) -> None:
     paths = [utterance.path for utterance in folder.utterances]
     assert [Path(path).name for path in paths] == ["c.wav", "1.flac", "2.wav"]
     (tmp_path / "list.txt").write_text("c.wav\n\na/1.flac\nb/2.wav\n")
-    (tmp_path / "data.tsv").write_text(f"{tmp_path}\nc.wav\t16000\na/1.flac\t16000\nb/2.wav\t16000\n")
+    (tmp_path / "data.tsv").write_text(
+        f"{tmp_path}\nc.wav\t16000\na/1.flac\t16000\nb/2.wav\t16000\n"
+    )
     for source in (tmp_path / "list.txt", tmp_path / "data.tsv", paths):
         assert [utterance.path for utterance in read_source(source).utterances] == paths
     assert read_source(tmp_path).summary() == folder.summary()
@@ -143,7 +147,11 @@ def test_bad_files_are_skipped_with_a_reason(tmp_path: Path) -> None:
         ({}, "gone", "does not exist"),
         ({"a.csv": "file,split\nx.wav,train\n"}, "a.csv", "no column 'path'"),
         ({"a.csv": "paht\nx.wav\n"}, "a.csv", "did you mean 'paht'"),
-        ({"a.csv": "path,start,end\nx.wav,20,10\n"}, "a.csv", "line 2: end 10 is not after start 20"),
+        (
+            {"a.csv": "path,start,end\nx.wav,20,10\n"},
+            "a.csv",
+            "line 2: end 10 is not after start 20",
+        ),
         ({"a.csv": "path,start\nx.wav,1.5\n"}, "a.csv", "line 2: start is '1.5'"),
         ({"a.tsv": "x.wav\t100\n"}, "a.tsv", "line 1"),
         ({"a.tsv": "/no/such/folder\nx.wav\t100\n"}, "a.tsv", "does not exist"),
@@ -197,7 +205,11 @@ def test_an_epoch_has_every_utterance_once(
     seconds: list[float], per_update: float, per_batch: float, seed: int
 ) -> None:
     sampler = UpdateSampler(
-        seconds, seconds_per_update=per_update, seconds_per_batch=per_batch, max_seconds=15, seed=seed
+        seconds,
+        seconds_per_update=per_update,
+        seconds_per_batch=per_batch,
+        max_seconds=15,
+        seed=seed,
     )
     if sampler.repeats > 1 or sampler.updates_per_epoch > len(seconds):
         return
@@ -248,7 +260,9 @@ def test_data_shorter_than_an_update_are_heard_several_times() -> None:
 
 def corpus(tmp_path: Path, count: int = 12) -> Manifest:
     for index in range(count):
-        soundfile.write(tmp_path / f"{index:02}.wav", tone(0.5 + 0.1 * index, pitch=200 + 30 * index), 16_000)
+        soundfile.write(
+            tmp_path / f"{index:02}.wav", tone(0.5 + 0.1 * index, pitch=200 + 30 * index), 16_000
+        )
     return read_source(tmp_path)
 
 
@@ -265,7 +279,9 @@ def test_a_resumed_stream_goes_on_where_it_was(tmp_path: Path, workers: int) -> 
     manifest = corpus(tmp_path)
     state = torch.get_rng_state()
     whole = collect(manifest, 0, 6, workers, [])
-    assert torch.equal(torch.get_rng_state(), state), "reading audio must not touch training's noise"
+    assert torch.equal(torch.get_rng_state(), state), (
+        "reading audio must not touch training's noise"
+    )
     rest = collect(manifest, 3, 6, 0, [])
     assert [update for update, _ in whole] == list(range(6))
     for (left_update, left), (right_update, right) in zip(whole[3:], rest, strict=True):
@@ -283,7 +299,9 @@ def test_a_file_that_vanishes_is_left_out_and_reported(tmp_path: Path, workers: 
     (tmp_path / "05.wav").write_text("broken")
     lost: list[Skipped] = []
     updates = collect(manifest, 0, 3, workers, lost)
-    heard = {Path(name).name for _, batches in updates for batch in batches for name in batch.identities}
+    heard = {
+        Path(name).name for _, batches in updates for batch in batches for name in batch.identities
+    }
     assert {Path(item.path).name for item in lost} == {"03.wav", "05.wav"}
     assert heard == {f"{index:02}.wav" for index in range(12)} - {"03.wav", "05.wav"}
 

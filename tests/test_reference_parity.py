@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sslim.backbone.convert import convert
 from torch.nn import functional as F
 from transformers import AutoConfig
 
+from sslim.backbone.convert import convert
 from sslim.backbone.families import build
 from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel

@@ -19,8 +19,10 @@ import ctypes
 import json
 import struct
 import sys
+from typing import Any
 
-SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns when the callback has seen everything
+# AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns when the callback has seen everything.
+SYNCHRONOUS = 2
 DO_NOT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: a bad data path is an answer, not the end
 UTF8 = 1
 CHARACTER_POSITION = 1
@@ -51,10 +53,10 @@ def main(library_path: str, data_path: str) -> None:
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
     chunks: list[bytes] = []
 
-    @Callback
-    def collect(samples: object, count: int, _events: object) -> int:
+    @Callback  # type: ignore[untyped-decorator]
+    def collect(samples: Any, count: int, _events: object) -> int:
         if samples and count > 0:
-            chunks.append(ctypes.string_at(samples, 2 * count))  # type: ignore[arg-type]
+            chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     library.espeak_SetSynthCallback(collect)
@@ -67,9 +69,7 @@ def main(library_path: str, data_path: str) -> None:
         for parameter, name in ((RATE, "rate"), (PITCH, "pitch"), (RANGE, "range")):
             library.espeak_SetParameter(parameter, int(request[name]), 0)
         text = request["text"].encode()
-        code = library.espeak_Synth(
-            text, len(text) + 1, 0, CHARACTER_POSITION, 0, UTF8, None, None
-        )
+        code = library.espeak_Synth(text, len(text) + 1, 0, CHARACTER_POSITION, 0, UTF8, None, None)
         library.espeak_Synchronize()
         if code != 0 or not chunks:
             sys.exit(f"espeak-ng made no sound of {request['text']!r} in {request['voice']!r}")

@@ -92,7 +92,8 @@ def make_speech(
     """
     folder = Path(folder)
     random = np.random.default_rng(seed)
-    rows, requests = [], []
+    rows: list[dict[str, str]] = []
+    requests: list[dict[str, str | int]] = []
     for split, voices in VOICES.items():
         for voice in voices:
             for lang, words in WORDS.items():

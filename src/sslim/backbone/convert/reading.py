@@ -11,6 +11,7 @@ import collections
 import pickle
 import re
 import typing
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def read_file(path: Path) -> Any:
     stand_ins = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in STAND_INS]
     allowed: list[Any] = [*PLAIN, *stand_ins]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; whatever matters is an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -1,0 +1,78 @@
+"""Plain distillation, DistilHuBERT style (Chang et al. 2022): the student to compare against.
+
+The student is the teacher's first layers; heads on its last layer predict several layers of the teacher, and
+are thrown away afterwards. Nothing is pruned during training.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.units import plan_of, shape_of
+from sslim.distill.losses import distillation_loss
+from sslim.distill.task import DistillationTask, normalise
+from sslim.errors import BudgetError
+from sslim.plan import LayerPlan, PruningPlan
+from sslim.prune.surgery import cut
+
+SMALLEST_FFN = 0.25
+"""A layer keeps at least this share of its FFN; below, one layer less is the better student."""
+
+
+def first_layers(teacher: SslimModel, limit: int) -> SslimModel:
+    """The teacher's first layers, as many as fit `limit` parameters, with the FFN width that fills it.
+
+    Raises:
+        BudgetError: not even one layer fits.
+    """
+    for depth in range(teacher.config.num_hidden_layers, 0, -1):
+        config = copy.deepcopy(teacher.config)
+        config.num_hidden_layers = depth
+        model = type(teacher)(config)
+        state = teacher.state_dict()
+        model.load_state_dict({name: state[name] for name in model.state_dict()}, strict=True)
+        shape = shape_of(model)
+
+        def narrowed(units: int, whole: PruningPlan) -> PruningPlan:
+            layers = tuple(LayerPlan(layer.heads, tuple(range(units))) for layer in whole.layers)
+            return PruningPlan(whole.conv, layers)
+
+        whole = plan_of(model)
+        empty = narrowed(0, whole).parameters(shape)
+        units = (limit - empty) // (depth * (2 * shape.hidden_size + 1))
+        if units >= SMALLEST_FFN * shape.intermediate_size:
+            return cut(model, narrowed(min(units, shape.intermediate_size), whole)).eval()
+    raise BudgetError(
+        f"not even one layer of the teacher fits {limit:,} parameters", "ask for a larger student"
+    )
+
+
+class PredictionTask(DistillationTask):
+    """Heads on the student's last layer predict the teacher's mapped layers (0 excepted)."""
+
+    def __init__(self, teacher: SslimModel, student: SslimModel, **settings: Any) -> None:
+        super().__init__(teacher, student, **settings)
+        width = teacher.config.hidden_size
+        self.targets = tuple(layer for layer in self.layers if layer > 0)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in self.targets
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        weights = [*self.student.parameters(), *self.heads.parameters()]
+        return [{"params": weights, "lr": self.learning_rate, "name": "weights"}]
+
+    def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.normalise_waveform:
+            waveforms = normalise(waveforms)
+        with torch.no_grad():
+            target = self.teacher.distillation_features(waveforms, last_layer=self.targets[-1])
+        last = self.student.distillation_features(waveforms)[-1]
+        predicted = [head(last) for head in self.heads]
+        return distillation_loss(predicted, [target[layer] for layer in self.targets])
