@@ -2,7 +2,8 @@
 
 Spoken commands are made on this machine, the embedded teacher is compressed on the training voices, and
 teacher, compressed student, a distillation-only student of the same size, and plain log-mel features are
-compared by linear probes on frozen features: which word (on voices never heard), and which voice.
+compared by linear probes on frozen features: which word (said by voices that neither the probe nor the
+students have heard), and which voice.
 """
 
 from __future__ import annotations
@@ -65,24 +66,20 @@ class DemoResult:
 
     def render(self, console: Console) -> None:
         """Prints the table."""
-        table = Table(
-            title="Frozen-feature probes on voices and words not trained on", title_justify="left"
-        )
-        for column in ("features", "parameters", "MACs/s", "file", "word", "voice", "made in"):
+        table = Table(title="Linear probes on frozen features, accuracy in %", title_justify="left")
+        for column in ("features", "parameters", "MACs/s", "words", "voices", "made in"):
             table.add_column(column, justify="left" if column == "features" else "right")
         for row in self.rows:
             table.add_row(
                 row.name,
                 f"{row.parameters:,}" if row.parameters else "-",
                 f"{row.macs_per_second / 1e6:.0f}M" if row.macs_per_second else "-",
-                f"{row.file_bytes / 1e6:.1f} MB" if row.file_bytes else "-",
-                f"{row.word_accuracy:.1%} ± {row.word_deviation:.1%}",
-                f"{row.voice_accuracy:.1%} ± {row.voice_deviation:.1%}",
+                f"{100 * row.word_accuracy:.1f} ± {100 * row.word_deviation:.1f}",
+                f"{100 * row.voice_accuracy:.1f} ± {100 * row.voice_deviation:.1f}",
                 f"{row.seconds_to_make:.0f} s" if row.seconds_to_make else "-",
             )
-        table.add_row(
-            "chance", "-", "-", "-", f"{self.word_chance:.1%}", f"{self.voice_chance:.1%}", "-"
-        )
+        chance = (f"{100 * self.word_chance:.1f}", f"{100 * self.voice_chance:.1f}")
+        table.add_row("chance", "-", "-", *chance, "-")
         console.print(table)
 
 
@@ -177,7 +174,7 @@ def _measure(
     clips = [soundfile.read(speech.folder / row["path"], dtype="float32")[0] for row in rows]
     models = (
         ("teacher", load_model(teacher_path()), teacher_path(), 0.0),
-        ("compressed (sslim)", load_model(out / "student"), out / "student", student.seconds),
+        ("compressed", load_model(out / "student"), out / "student", student.seconds),
         ("distillation only", load_model(out / "distilled"), out / "distilled", distilled_seconds),
     )
     table = []
@@ -201,7 +198,7 @@ def _measure(
         chance = words.chance, voices.chance
     words, voices = _probes(log_mel, clips, rows)
     baseline = (words.mean, words.std, voices.mean, voices.std)
-    table.append(DemoRow("log-mel (no model)", 0, 0, 0, *baseline, 0.0))
+    table.append(DemoRow("log-mel, no model", 0, 0, 0, *baseline, 0.0))
     return DemoResult(out, tuple(table), *chance, time.perf_counter() - began)
 
 
