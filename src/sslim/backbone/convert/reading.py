@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import collections
-import pickle
 import re
 import typing
 import warnings
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def read_file(path: Path) -> Any:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; whatever matters is an error
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise ConversionError(
