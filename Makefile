@@ -12,13 +12,14 @@ JOBS ?= 2
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test test-all format clean
+.PHONY: help setup demo lint types test test-all format pictures clean
 
 help:
 	@echo "make demo      compress the embedded teacher on spoken commands made here (a few minutes)"
 	@echo "make test      lint, types and the fast tests: what continuous integration runs"
 	@echo "make test-all  the slow tests as well"
 	@echo "make format    let ruff tidy the code"
+	@echo "make pictures  draw the pictures of README and docs again (RUN=folder adds a run's curves)"
 	@echo "make clean     remove everything made here, the virtual environment too"
 
 setup: $(READY)
@@ -56,6 +57,10 @@ test-all: lint types
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pictures of README and docs; RUN names a compressed folder whose curves and plan are drawn as well.
+pictures: $(READY)
+	$(BIN)/python docs/pictures.py $(RUN)
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

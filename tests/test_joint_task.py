@@ -121,6 +121,24 @@ def test_a_checkpoint_of_a_shrunk_student_fits_a_fresh_task() -> None:
     assert float(fresh(audio)["loss"].detach()) == float(task(audio)["loss"].detach())
 
 
+@pytest.mark.parametrize("quantity", ["parameters", "macs"])
+def test_shrinking_after_an_overshoot_leaves_room_for_the_budget(quantity: str) -> None:
+    """What is removed cannot come back, so the student never shrinks below what the user asked for."""
+    model = teacher()
+    budget = budget_of(model, 0.5, quantity)
+    task = joint_task(model, budget=budget)
+    with torch.no_grad():
+        task.gates.log_alpha.fill_(-25.0)
+        task.gates.log_alpha[::9] = 8.0
+    optimiser = torch.optim.AdamW(task.parameter_groups())
+    assert closed_for_good(task.gates).count(task.gates.shape, quantity) < 0.8 * budget.limit
+    task.shrink(closed_for_good(task.gates, budget), optimiser)
+    left = task.gates.plan.count(task.gates.shape, quantity)
+    assert left >= budget.limit
+    count = task.decide().plan.count(task.gates.shape, quantity)
+    assert 0.99 * budget.limit <= count <= budget.limit
+
+
 def test_kept_sizes_are_rounded_up() -> None:
     task = joint_task(teacher())
     close_some(task)

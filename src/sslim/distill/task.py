@@ -254,7 +254,14 @@ class JointTask(DistillationTask):
             shares.setdefault(group.kind, []).append(opened[group.name])
         figures = {f"open.{kind}": float(torch.cat(parts).mean()) for kind, parts in shares.items()}
         first, second = self.multipliers.tolist()
-        return {"target": self.target, "lambda1": first, "lambda2": second, **figures}
+        shrinks = float(len(self.shrunk_at))
+        return {
+            "target": self.target,
+            "lambda1": first,
+            "lambda2": second,
+            "shrinks": shrinks,
+            **figures,
+        }
 
     def structure(self) -> dict[str, Any]:
         return {"plan": plan_of(self.student).to_dict(), "shrunk_at": self.shrunk_at}
@@ -274,7 +281,7 @@ class JointTask(DistillationTask):
         step = update + 1
         if self.shrink_every <= 0 or step < self.sparsity_warmup or step % self.shrink_every:
             return False
-        plan = closed_for_good(self.gates)
+        plan = closed_for_good(self.gates, self.budget)
         now = self.gates.plan.count(self.gates.shape, "macs")
         if plan.count(self.gates.shape, "macs") > (1.0 - WORTH_SHRINKING) * now:
             return False

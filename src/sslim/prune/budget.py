@@ -111,6 +111,10 @@ def _plan(gates: Gates, opened: dict[str, list[int]]) -> PruningPlan:
     return plan_from_groups(gates.plan, kept)
 
 
+def _count(gates: Gates, opened: dict[str, list[int]], budget: Budget) -> int:
+    return _plan(gates, opened).count(gates.shape, budget.quantity)
+
+
 def decide(gates: Gates, budget: Budget | None) -> Decision:
     """Which units stay (DPHuBERT, section 2.2; Louizos et al. 2018, equation 13 for the values).
 
@@ -123,7 +127,7 @@ def decide(gates: Gates, budget: Budget | None) -> Decision:
     if budget is not None:
 
         def size(at: dict[str, list[int]]) -> int:
-            return _plan(gates, at).count(gates.shape, budget.quantity)
+            return _count(gates, at, budget)
 
         if not budget.limit * (1.0 - SLACK) <= size(opened) <= budget.limit:
             low, high = -40.0, 40.0
@@ -146,11 +150,17 @@ def decide(gates: Gates, budget: Budget | None) -> Decision:
     return Decision(_plan(gates, opened), values, undecided, shift)
 
 
-def closed_for_good(gates: Gates, multiple: int = 8) -> PruningPlan:
+ROOM = 1.05
+"""A shrunk student keeps at least this multiple of the budget, so that the decision can still fill it."""
+
+
+def closed_for_good(gates: Gates, budget: Budget | None = None, multiple: int = 8) -> PruningPlan:
     """The plan without the units whose open probability is practically zero.
 
     Kept sizes are rounded up to `multiple` (heads and blocks excepted) with the most open of the closed
-    units: products of such sizes are faster on most hardware, and nothing is lost by keeping them.
+    units: products of such sizes are faster on most hardware, and nothing is lost by keeping them. Where the
+    expected sparsity has overshot, the most open of the closed units stay as well: the budget is the
+    user's, and what is removed cannot come back.
     """
     opened: dict[str, list[int]] = {}
     parts = gates.split(open_probability(gates.log_alpha.detach()).cpu())
@@ -161,6 +171,9 @@ def closed_for_good(gates: Gates, multiple: int = 8) -> PruningPlan:
             keep = min(group.size, max(1, -(-keep // multiple)) * multiple)
         order = torch.argsort(probability, descending=True, stable=True)
         opened[group.name] = sorted(order[:keep].tolist())
+    if budget is not None:
+        wanted = Budget(budget.quantity, int(ROOM * budget.limit), budget.dense)
+        opened = _fill(gates, opened, wanted, lambda at: _count(gates, at, wanted))
     return _plan(gates, opened)
 
 
