@@ -1,0 +1,52 @@
+"""The examples run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslim.backbone.loading import load_model
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.slow
+def test_a_tiny_teacher_is_pretrained(tmp_path: Path) -> None:
+    """Two short rounds end in a folder that sslim takes as a teacher, and the units are learned."""
+    generator = np.random.default_rng(0)
+    times = np.arange(24_000) / 16_000
+    for index in range(12):
+        pitch = 150.0 * (1 + index % 4)
+        wave = 0.2 * np.sin(2 * np.pi * pitch * times * (1 + 0.3 * np.floor(times * 4)))
+        soundfile.write(
+            tmp_path / f"{index}.wav", wave + 0.01 * generator.standard_normal(len(wave)), 16_000
+        )
+    script = REPOSITORY / "examples" / "tiny_teacher" / "pretrain.py"
+    command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "out")]
+    command += ["--updates", "16", "4", "--clusters", "8", "8", "--seconds-per-update", "6"]
+    done = subprocess.run(
+        [*command, "--log-every", "8"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    accuracies = [
+        float(line.split("accuracy ")[1].split(" ")[0])
+        for line in done.stdout.splitlines()
+        if "accuracy" in line
+    ]
+    assert accuracies[1] > 1.5 / 8
+    loaded = load_model(tmp_path / "out")
+    assert loaded.family == "hubert"
+    assert sum(weight.numel() for weight in loaded.model.parameters()) == 3_106_176
+
+
+@pytest.mark.slow
+def test_the_example_refuses_bad_audio_in_one_line(tmp_path: Path) -> None:
+    script = REPOSITORY / "examples" / "tiny_teacher" / "pretrain.py"
+    command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no audio found")
