@@ -180,7 +180,7 @@ def _measure(
     table = []
     chance = (0.0, 0.0)
     for name, loaded, folder, seconds in models:
-        words, voices = _probes(_extractor(loaded), clips, rows)
+        words, voices = _probes(extractor_of(loaded), clips, rows)
         shape, plan = shape_of(loaded.model), plan_of(loaded.model)
         table.append(
             DemoRow(
@@ -202,7 +202,7 @@ def _measure(
     return DemoResult(out, tuple(table), *chance, time.perf_counter() - began)
 
 
-def _extractor(loaded: LoadedModel) -> Callable[[np.ndarray], np.ndarray]:
+def extractor_of(loaded: LoadedModel) -> Callable[[np.ndarray], np.ndarray]:
     """Waveform (samples,) -> hidden states (layers + 1, frames, width)."""
 
     @torch.no_grad()
