@@ -170,6 +170,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         run(teacher, audio, tmp_path / "cut")
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     run(teacher, audio, tmp_path / "cut", resume=True)
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").open()]
+        for name in ("whole", "cut")
+    ]
+    assert logs[0] == logs[1]
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)

@@ -7,6 +7,7 @@ out of its batch and reported; only a whole update without usable audio stops th
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Batches:
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
             **settings,
         )
         self._iterator: Iterator[Any] | None = None
@@ -178,5 +179,8 @@ class Batches:
             yield update, batches
 
 
-def _one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C reaches every process of the terminal; only the training decides when its workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

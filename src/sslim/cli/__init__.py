@@ -85,7 +85,10 @@ def run(arguments: Sequence[str]) -> int:
             EXIT_BAD_INPUT,
         )
     if code == EXIT_INTERRUPTED:
-        return _fail("interrupted. What was saved stays; compress goes on with --resume.", code)
+        return _fail(
+            "interrupted; what was done is saved. Run the same command with --resume to go on.",
+            code,
+        )
     return code if isinstance(code, int) else 0
 
 

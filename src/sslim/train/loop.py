@@ -18,6 +18,7 @@ import torch
 
 from sslim.errors import TrainingError
 from sslim.train import checkpoint
+from sslim.train.interrupts import GracefulStop
 
 
 class TrainableTask(Protocol):
@@ -102,6 +103,7 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are those before that update.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the update was finished and saved first.
     """
     if start is not None:
         task.restructure(checkpoint.load(start)[1]["structure"])
@@ -113,10 +115,11 @@ def train(
     checkpoints = folder / "checkpoints" / settings.stage
     if start is not None:
         _restore(task, optimiser, start)
+    _trim_log(folder / "metrics.jsonl", settings.stage, start)
     figures: dict[str, float] = {}
     began, done = time.perf_counter(), 0
     autocast = settings.precision != torch.float32
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+    with GracefulStop() as stop, (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
         for update, batches in updates:
             if update >= settings.updates:
                 break
@@ -165,8 +168,10 @@ def train(
             if on_progress is not None:
                 left = (time.perf_counter() - began) / done * (settings.updates - update - 1)
                 on_progress(Progress(settings.stage, update + 1, settings.updates, figures, left))
-            if last or (update + 1) % settings.checkpoint_every == 0:
+            if last or stop.asked or (update + 1) % settings.checkpoint_every == 0:
                 _save(task, optimiser, settings, checkpoints, update + 1)
+            if stop.asked:
+                raise KeyboardInterrupt
     return figures
 
 
@@ -192,6 +197,24 @@ def _save(
         tensors["random.cuda"] = torch.cuda.get_rng_state(settings.device)
     facts = {"stage": settings.stage, "structure": task.structure()}
     checkpoint.save(folder, update, tensors, facts, settings.keep_checkpoints)
+
+
+def _trim_log(log: Path, stage: str, start: Path | None) -> None:
+    """Drops what a killed run logged after the state it goes on from, half a line included."""
+    if not log.is_file():
+        return
+    done = 0 if start is None else int(checkpoint.load(start)[1]["update"])
+    kept = []
+    for text in log.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line["stage"] != stage or line["update"] <= done:
+            kept.append(text + "\n")
+    aside = log.with_name(".metrics.partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.replace(log)
 
 
 def _restore(task: TrainableTask, optimiser: torch.optim.Optimizer, start: Path) -> None:
