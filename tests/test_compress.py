@@ -22,6 +22,7 @@ from sslim.errors import (
     BudgetError,
     ConfigError,
     OutputError,
+    TeacherError,
     TrainingError,
 )
 from sslim.train.progress import ProgressBar
@@ -170,10 +171,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         run(teacher, audio, tmp_path / "cut")
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     run(teacher, audio, tmp_path / "cut", resume=True)
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").open()]
-        for name in ("whole", "cut")
-    ]
+    logs = [(tmp_path / name / "run" / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
@@ -220,6 +218,10 @@ def test_an_existing_folder_is_not_overwritten(teacher: Path, audio: Path, tmp_p
     assert (out / "thesis.txt").read_text() == "mine"
     (out / "thesis.txt").unlink()
     run(teacher, audio, out)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(AudioError):
+        run(teacher, tmp_path / "gone", out, force=True)
+    assert (out / "model.safetensors").read_bytes() == before, "a failed try must lose nothing"
     run(teacher, audio, out, force=True)
 
 
@@ -229,6 +231,7 @@ def test_an_existing_folder_is_not_overwritten(teacher: Path, audio: Path, tmp_p
         ({"params": "1%"}, BudgetError, "smallest possible is"),
         ({"params": "100%"}, ConfigError, "100%"),
         ({"audio": "gone"}, AudioError, "does not exist"),
+        ({"teacher": "gone"}, TeacherError, "does not exist"),
         ({"settings": ["stage1.update=3"]}, ConfigError, r"stage1\.updates"),
         ({"settings": ["layers=0,7"]}, ConfigError, r"\[7\]"),
         ({"settings": ["audio.min_seconds=30", "audio.max_seconds=40"]}, AudioError, "longest has"),
@@ -241,10 +244,11 @@ def test_bad_input_is_found_before_training_and_leaves_nothing(
 ) -> None:
     arguments = {"audio": audio, "params": "50%", "settings": []} | changes
     source = arguments.pop("audio")
+    model = arguments.pop("teacher", teacher)
     more = arguments.pop("settings")
     with pytest.raises(error, match=message) as caught:
         compress(
-            teacher,
+            model,
             source,
             tmp_path / "out",
             settings=[*SETTINGS, *more],

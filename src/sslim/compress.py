@@ -164,6 +164,8 @@ def compress(
     with ProgressBar(progress) as bar:
         loaded = load_model(teacher)
         run = _check(resolved, loaded, audio, where, out, bar)
+        if not resume:
+            _create_folder(out)
         _write_run(run, recipe, audio, resume)
         student, projections, decision = _joint_stage(run)
         student = _recovery_stage(run, student, projections)
@@ -187,20 +189,24 @@ def _prepare_folder(out: Path, *, resume: bool, force: bool) -> CompressionResul
             f"{out} already holds something",
             "use --resume to go on, --force to replace it, or a new folder",
         )
-    if holds:
-        if not ((out / RUN_FOLDER).is_dir() or (out / "sslim.json").is_file()):
-            raise OutputError(
-                f"{out} holds files that are not from sslim, and --force would remove them",
-                "choose an empty folder, or empty this one yourself",
-            )
-        shutil.rmtree(out)
+    if holds and not ((out / RUN_FOLDER).is_dir() or (out / "sslim.json").is_file()):
+        raise OutputError(
+            f"{out} holds files that are not from sslim, and --force would remove them",
+            "choose an empty folder, or empty this one yourself",
+        )
+    return None
+
+
+def _create_folder(out: Path) -> None:
+    """Only now, when everything has been checked, goes what `--force` replaces."""
     try:
+        if out.is_dir():
+            shutil.rmtree(out)
         (out / RUN_FOLDER).mkdir(parents=True)
     except OSError as error:
         raise OutputError(
             f"cannot create {out}: {error.strerror}", "choose another folder"
         ) from error
-    return None
 
 
 def _check(
@@ -212,24 +218,18 @@ def _check(
     bar: ProgressBar,
 ) -> _Run:
     """Everything that can be known to be wrong before training is found here."""
-    try:
-        shape, plan = shape_of(teacher.model), plan_of(teacher.model)
-        now = plan.count(shape, config.budget_quantity)
-        budget = Budget(config.budget_quantity, parse_budget(config.budget, now), now)
-        budget.check(plan, shape, config.units)
-        layers = check_layers(config.layers, shape.layers)
-        device = choose_device(config.device)
-        manifest = read_source(
-            audio,
-            min_seconds=config.audio.min_seconds,
-            max_seconds=config.audio.max_seconds,
-            where=where,
-        )
-    except BaseException:
-        # Nothing has been made yet: leave no empty folder that a second try would trip over.
-        if not (out / RUN_FOLDER / "run.json").is_file():
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+    shape, plan = shape_of(teacher.model), plan_of(teacher.model)
+    now = plan.count(shape, config.budget_quantity)
+    budget = Budget(config.budget_quantity, parse_budget(config.budget, now), now)
+    budget.check(plan, shape, config.units)
+    layers = check_layers(config.layers, shape.layers)
+    device = choose_device(config.device)
+    manifest = read_source(
+        audio,
+        min_seconds=config.audio.min_seconds,
+        max_seconds=config.audio.max_seconds,
+        where=where,
+    )
     for skipped in manifest.skipped[:5]:
         bar.say(f"skipped {skipped.path}: {skipped.reason}")
     if len(manifest.skipped) > 5:

@@ -32,7 +32,8 @@ class SslimError(Exception):
         super().__init__(problem, hint)
 
     def __str__(self) -> str:
-        sentences = [part.rstrip(".") + "." for part in (self.problem, self.hint) if part]
+        hint = self.hint[:1].upper() + self.hint[1:]
+        sentences = [part.rstrip(".") + "." for part in (self.problem, hint) if part]
         return " ".join(" ".join(sentences).split())
 
 

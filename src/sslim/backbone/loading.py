@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ class LoadedModel:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """transformers draws progress bars and warns about what is checked strictly here anyway."""
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    hub.setLevel(logging.CRITICAL)  # it reports each retry of an unreachable hub
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -62,6 +66,7 @@ def quiet_transformers() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        hub.setLevel(hub_level)
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
@@ -135,9 +140,10 @@ def load_config(source: str | Path) -> Any:
 
 
 def _looks_like_path(source: str) -> bool:
+    """Whether something that does not exist here can be no id of the hub either (owner/name)."""
     return (
         source.startswith((".", "/", "~"))
-        or source.count("/") > 1
+        or source.count("/") != 1
         or Path(source).suffix
         in {
             ".pt",
