@@ -93,6 +93,8 @@ def test_every_family_end_to_end(family: str, size: str, audio: Path, tmp_path: 
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{result.parameters:,}" in card
     assert f"{result.file_bytes:,}" in card
+    published = card + json.dumps(facts) + (tmp_path / "out" / "config.json").read_text()
+    assert str(tmp_path) not in published, "a published folder must not tell paths"
     lines = (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["update"] for line in lines] == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
     assert not (tmp_path / "out" / "run" / "checkpoints").exists()
@@ -120,6 +122,21 @@ def test_a_budget_on_macs(teacher: Path, audio: Path, tmp_path: Path) -> None:
     )
     assert 0.39 * result.dense_macs_per_second <= result.macs_per_second
     assert result.macs_per_second <= 0.4001 * result.dense_macs_per_second
+
+
+def test_the_card_names_a_base_model_only_where_the_hub_knows_one() -> None:
+    from sslim.report.card import _base_model
+
+    assert _base_model("facebook/hubert-base-ls960") == "base_model: facebook/hubert-base-ls960\n"
+    for local in (
+        "teacher",
+        "./teacher",
+        "/data/teacher",
+        "a/b/teacher",
+        "~/teacher",
+        "../teacher",
+    ):
+        assert _base_model(local) == ""
 
 
 def test_whole_blocks_can_go(teacher: Path, audio: Path, tmp_path: Path) -> None:

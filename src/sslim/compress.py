@@ -506,8 +506,14 @@ def _finish(
         "name": out.name,
         "recipe": recipe,
         "config": to_dict(run.config),
-        "teacher": {"source": run.teacher.source, "fingerprint": run.teacher.fingerprint},
-        "audio": {"source": str(audio), **run.manifest.summary()},
+        # Names only: the folder may be published, and `run/run.json` has the paths.
+        "teacher": {
+            "source": Path(run.teacher.source).name
+            if Path(run.teacher.source).exists()
+            else run.teacher.source,
+            "fingerprint": run.teacher.fingerprint,
+        },
+        "audio": {"source": Path(str(audio)).name, **run.manifest.summary()},
         "device": _device_name(run.device),
         "precision": str(run.precision).removeprefix("torch."),
         "versions": versions(),

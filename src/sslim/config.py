@@ -60,7 +60,7 @@ class AudioConfig:
     """Shorter utterances are skipped (counted, not an error)."""
 
     max_seconds: float = 15.6
-    """Longer utterances are skipped as well. DPHuBERT's bounds: 2 to 15.6 seconds."""
+    """Longer utterances are cropped, at a place that changes. DPHuBERT's bounds: 2 to 15.6 seconds."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class RunConfig:
     (intermediate units), `attention_block`, `ffn_block`."""
 
     layers: tuple[int, ...] = ()
-    """Hidden states that are distilled, 0 being the input of the first encoder layer, in rising
+    """Hidden states that are distilled, 0 being the output of the feature projection, in rising
     order. Empty: 0 and every third of the depth (0, 4, 8, 12 of 12 layers)."""
 
     audio: AudioConfig = field(default_factory=AudioConfig)

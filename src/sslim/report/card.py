@@ -9,8 +9,7 @@ CARD = """---
 library_name: transformers
 pipeline_tag: feature-extraction
 tags: [speech, self-supervised, compressed, sslim, {family}]
-base_model: {teacher}
----
+{base_model}---
 
 # {name}
 
@@ -66,6 +65,12 @@ you rely on this model.
 """
 
 
+def _base_model(source: str) -> str:
+    """The hub refuses cards whose base model is no id of the hub."""
+    owner, slash, name = source.partition("/")
+    return f"base_model: {source}\n" if slash and owner.strip(".~") and "/" not in name else ""
+
+
 def model_card(facts: Mapping[str, Any]) -> str:
     """The card's text from the facts of a finished run (see `sslim.json`)."""
     result, run = facts["result"], facts["config"]
@@ -78,6 +83,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         family=result["family"],
         name=facts["name"],
         teacher=facts["teacher"]["source"],
+        base_model=_base_model(facts["teacher"]["source"]),
         fingerprint=facts["teacher"]["fingerprint"][:16],
         count=result["hidden_states"],
         width=result["width"],
