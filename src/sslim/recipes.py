@@ -78,21 +78,21 @@ def fast() -> RunConfig:
 def demo() -> RunConfig:
     """Minutes on two cores: the embedded teacher on spoken words.
 
-    - 16 s per update: some fifteen words, enough for the loss to mean something and small enough for
+    - 20 s per update: some twenty words, enough for the loss to mean something and small enough for
       hundreds of updates.
     - Words last 0.4 s and longer; clips above 4 s are none of ours.
-    - 200 updates at 5e-4 with the gates at 0.1, five times the paper's rate: a gate has 200 steps
-      where it had 50,000. Then 80 updates at the same 5e-4: too few to be worth a gentler rate.
+    - 220 updates at 5e-4 with the gates at 0.1, five times the paper's rate: a gate has 220 steps
+      where it had 50,000. Then 140 updates at the same 5e-4: too few to be worth a gentler rate.
     - A state every 100 updates, so that an interrupted demo can be resumed as well.
     """
     base = paper()
     return replace(
         base,
-        seconds_per_update=16.0,
+        seconds_per_update=20.0,
         checkpoint_every=100,
         audio=AudioConfig(min_seconds=0.4, max_seconds=4.0),
-        stage1=replace(base.stage1, updates=200, learning_rate=5e-4, gate_learning_rate=0.1),
-        stage2=replace(base.stage2, updates=80, learning_rate=5e-4),
+        stage1=replace(base.stage1, updates=220, learning_rate=5e-4, gate_learning_rate=0.1),
+        stage2=replace(base.stage2, updates=140, learning_rate=5e-4),
     )
 
 
