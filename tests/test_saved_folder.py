@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForAudioFrameClassification,
     AutoModelForAudioXVector,
     AutoModelForCTC,
+    AutoModelForPreTraining,
 )
 
 from sslim.backbone import load
@@ -287,6 +288,23 @@ def test_bad_teachers_are_named(make: Any, message: str, tmp_path: Path) -> None
     make(tmp_path / "teacher")
     with pytest.raises(TeacherError, match=message):
         load_model(tmp_path / "teacher")
+
+
+@torch.no_grad()
+def test_a_pretraining_checkpoint_gives_its_backbone(tmp_path: Path) -> None:
+    dense = tiny_teacher(
+        "wav2vec2",
+        auto=AutoModelForPreTraining,
+        num_codevectors_per_group=4,
+        codevector_dim=8,
+        proj_codevector_dim=8,
+    )
+    dense.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.head == ""
+    waveforms = torch.randn(1, 3000)
+    expected = dense.wav2vec2(waveforms).last_hidden_state
+    assert float((loaded.whole(waveforms).last_hidden_state - expected).abs().max()) < 1e-5
 
 
 def test_a_missing_weight_is_named(tmp_path: Path) -> None:

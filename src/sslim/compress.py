@@ -224,6 +224,7 @@ def _check(
     budget.check(plan, shape, config.units)
     layers = check_layers(config.layers, shape.layers)
     device = choose_device(config.device)
+    bar.say("looking at the audio ...")
     manifest = read_source(
         audio,
         min_seconds=config.audio.min_seconds,
@@ -319,7 +320,12 @@ def _train(run: _Run, task: DistillationTask, settings: LoopSettings, first: int
     # A fresh stage starts from noise that depends on the seed alone, however it was reached.
     torch.manual_seed(config.seed + first)
 
+    lost: set[str] = set()
+
     def report_lost(item: Skipped) -> None:
+        if item.path in lost:
+            return
+        lost.add(item.path)
         run.progress.say(f"warning: skipped {item.path}: {item.reason}")
 
     with Batches(

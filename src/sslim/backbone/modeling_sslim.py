@@ -248,6 +248,7 @@ class Attention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.heads = list(heads)
+        self.bias_rows: list[int] | None = None  # this layer's rows of the shared position bias
         self.total_heads = config.num_attention_heads
         self.head_size = width // config.num_attention_heads
         self.dropout = config.attention_dropout
@@ -292,8 +293,8 @@ class Attention(nn.Module):
         v_BHTd = self.v_proj(x_BTD).view(split).transpose(1, 2)
         mask = keep_B11T
         if self.gated_position and position_HTT is not None:
-            if len(self.heads) < self.total_heads:
-                position_HTT = position_HTT[self.heads]
+            if self.bias_rows is not None:
+                position_HTT = position_HTT[self.bias_rows]
             mask = (self.position_gate(x_BTD) * position_HTT).to(q_BHTd.dtype)
             if keep_B11T is not None:
                 mask = mask.masked_fill(~keep_B11T, -math.inf)
@@ -394,10 +395,17 @@ class Encoder(nn.Module):
             if config.model_type.endswith("wavlm") and any(heads)
             else None
         )
+        # The position bias is computed once per forward, for the heads that some layer kept.
+        self.bias_heads = sorted({head for kept in heads for head in kept or ()})
+        for layer in self.layers:
+            attention: Any = layer.attention
+            if attention is not None and attention.heads != self.bias_heads:
+                attention.bias_rows = [self.bias_heads.index(head) for head in attention.heads]
         self.gradient_checkpointing = False
 
     def position_bias(self, frames: int) -> torch.Tensor | None:
-        """WavLM's relative-position bias, (H, T, T), before any gate; None for the other families."""
+        """WavLM's relative-position bias of the heads that some layer kept, (H, T, T), before any gate;
+        None for the other families."""
         if self.rel_attn_embed is None:
             return None
         device = self.rel_attn_embed.weight.device
@@ -414,6 +422,8 @@ class Encoder(nn.Module):
             torch.where(magnitude < exact, magnitude, far) + (distance > 0).to(torch.long) * half
         )
         table = self.rel_attn_embed(bucket)
+        if len(self.bias_heads) < table.shape[1]:
+            table = table[:, self.bias_heads]
         return table[position[None, :] - position[:, None] + frames - 1].permute(2, 0, 1)
 
     def embed(

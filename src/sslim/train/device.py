@@ -40,6 +40,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         # Without these instructions oneDNN emulates bfloat16, several times slower than float32.
-        capabilities = torch.cpu.get_capabilities()
+        ask = getattr(torch.cpu, "get_capabilities", None)  # not in every torch that we take
+        capabilities = ask() if ask is not None else {}
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
