@@ -26,38 +26,6 @@ settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 
 
-def _folder(variable: str, *defaults: Path) -> Path:
-    """The folder an environment variable names, or the first default that exists, or a skip."""
-    named = os.environ.get(variable)
-    candidates = (Path(named),) if named else defaults
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    pytest.skip(f"wants {variable}, a folder; tried {', '.join(map(str, candidates))}")
-
-
-@pytest.fixture(scope="session")
-def golden_folder() -> Path:
-    """Numbers recorded from the reference implementation."""
-    return _folder("SSLIM_GOLDEN", REPOSITORY / "tests" / "golden")
-
-
-@pytest.fixture(scope="session")
-def speech_folder() -> Path:
-    """Real labelled speech; not part of the repository."""
-    return _folder("SSLIM_SPEECH", REPOSITORY.parent / "shared" / "speech")
-
-
-@pytest.fixture(scope="session")
-def teacher_folder() -> Path:
-    """A small real teacher."""
-    return _folder(
-        "SSLIM_TEACHER",
-        SOURCE / "sslim" / "demo" / "teacher",
-        REPOSITORY.parent / "shared" / "teacher",
-    )
-
-
 @pytest.fixture
 def fresh_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python ARGUMENTS` in a process of its own, where warnings are errors too."""

@@ -27,9 +27,9 @@ def test_a_tiny_teacher_is_pretrained(tmp_path: Path) -> None:
         )
     script = REPOSITORY / "examples" / "tiny_teacher" / "pretrain.py"
     command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "out")]
-    command += ["--updates", "16", "4", "--clusters", "8", "8", "--seconds-per-update", "6"]
+    command += ["--updates", "24", "4", "--clusters", "8", "8", "--seconds-per-update", "6"]
     done = subprocess.run(
-        [*command, "--log-every", "8"], capture_output=True, text=True, check=False
+        [*command, "--log-every", "6"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     accuracies = [
@@ -37,7 +37,7 @@ def test_a_tiny_teacher_is_pretrained(tmp_path: Path) -> None:
         for line in done.stdout.splitlines()
         if "accuracy" in line
     ]
-    assert accuracies[1] > 1.5 / 8
+    assert accuracies[3] > max(accuracies[0], 1 / 8), "masked frames are not learned"
     loaded = load_model(tmp_path / "out")
     assert loaded.family == "hubert"
     assert sum(weight.numel() for weight in loaded.model.parameters()) == 3_106_176

@@ -54,7 +54,9 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(corpus: Path, out: str, *more: str) -> subprocess.Popen[str]:
+def start(
+    corpus: Path, out: str, *more: str, errors: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
@@ -69,7 +71,7 @@ def start(corpus: Path, out: str, *more: str) -> subprocess.Popen[str]:
     command += [part for setting in SETTINGS for part in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *more], cwd=corpus, env=environment, stderr=subprocess.PIPE, text=True
+        [*command, *more], cwd=corpus, env=environment, stderr=errors, text=True
     )
 
 
@@ -85,7 +87,7 @@ def same_weights(left: Path, right: Path) -> bool:
 
 @pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(corpus: Path) -> None:
-    process = start(corpus, "out")
+    process = start(corpus, "out", errors=subprocess.PIPE)
     wait_for(corpus / "out" / "run" / "checkpoints" / "stage1", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
