@@ -242,6 +242,17 @@ def test_an_existing_folder_is_not_overwritten(teacher: Path, audio: Path, tmp_p
     run(teacher, audio, out, force=True)
 
 
+def test_the_result_never_replaces_what_it_is_made_from(audio: Path, tmp_path: Path) -> None:
+    tiny_teacher("hubert").save_pretrained(tmp_path / "model")
+    shutil.copytree(audio, tmp_path / "model" / "audio")
+    tiny_teacher("hubert").save_pretrained(tmp_path / "other")
+    with pytest.raises(OutputError, match="teacher .* lies in the output folder"):
+        run(tmp_path / "model", audio, tmp_path / "model", force=True)
+    with pytest.raises(OutputError, match="audio .* lies in the output folder"):
+        run(tmp_path / "other", tmp_path / "model" / "audio", tmp_path / "model", force=True)
+    assert (tmp_path / "model" / "audio" / "3.wav").is_file()
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

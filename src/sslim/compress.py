@@ -158,6 +158,7 @@ def compress(
         recipe, config=config, settings=settings, params=params, sparsity=sparsity, device=device
     )
     out = Path(out)
+    _keep_inputs_apart(out, teacher, audio)
     finished = _prepare_folder(out, resume=resume, force=force)
     if finished is not None:
         return finished
@@ -170,6 +171,21 @@ def compress(
         student, projections, decision = _joint_stage(run)
         student = _recovery_stage(run, student, projections)
         return _finish(run, student, projections, decision, recipe, audio, out, began)
+
+
+def _keep_inputs_apart(
+    out: Path, teacher: str | Path, audio: str | Path | Sequence[str | Path]
+) -> None:
+    """The result must not be written over what it is made from."""
+    inputs = [("teacher", teacher)]
+    if isinstance(audio, (str, Path)):
+        inputs.append(("audio", audio))
+    for what, path in inputs:
+        if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
+            raise OutputError(
+                f"the {what} {path} lies in the output folder {out}",
+                "choose another folder for OUT",
+            )
 
 
 def _prepare_folder(out: Path, *, resume: bool, force: bool) -> CompressionResult | None:
