@@ -24,10 +24,11 @@ import soundfile
 import torch
 
 from sslim.backbone.loading import load_model
-from sslim.compress import compress, versions
+from sslim.compress import compress
 from sslim.demo.run import extractor_of
 from sslim.evaluate.fbank import log_mel
 from sslim.evaluate.probe import LabelledFeatures, pooled_features, probe
+from sslim.train.device import versions
 
 TASKS = {
     "KS English (12)": ("speech_commands_v2_test", "split", "label"),

@@ -246,9 +246,9 @@ def test_the_result_never_replaces_what_it_is_made_from(audio: Path, tmp_path: P
     tiny_teacher("hubert").save_pretrained(tmp_path / "model")
     shutil.copytree(audio, tmp_path / "model" / "audio")
     tiny_teacher("hubert").save_pretrained(tmp_path / "other")
-    with pytest.raises(OutputError, match="teacher .* lies in the output folder"):
+    with pytest.raises(OutputError, match=r"teacher .* lies in the output folder"):
         run(tmp_path / "model", audio, tmp_path / "model", force=True)
-    with pytest.raises(OutputError, match="audio .* lies in the output folder"):
+    with pytest.raises(OutputError, match=r"audio .* lies in the output folder"):
         run(tmp_path / "other", tmp_path / "model" / "audio", tmp_path / "model", force=True)
     assert (tmp_path / "model" / "audio" / "3.wav").is_file()
 

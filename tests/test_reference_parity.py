@@ -289,6 +289,9 @@ def test_converted_pruned_checkpoint(recording: Recording, tmp_path: Path, corru
             kept = sum(len(layer["heads"] or ()) for layer in model.config.plan["layers"])
             blocks = sum(layer["heads"] is not None for layer in model.config.plan["layers"])
             spare = blocks * model.config.num_attention_heads - kept
+            if model.config.plan["layers"][0]["heads"] is None and blocks:
+                # It lost the position table with the first block; ours says so with zeros.
+                spare -= model.config.num_buckets * model.config.num_attention_heads
         assert count == recording.meta["paper.pruned"]["params"] - spare
 
 

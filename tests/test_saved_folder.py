@@ -239,6 +239,28 @@ def test_fine_tunes_a_ctc_head(tmp_path: Path) -> None:
     assert found["logits"] == pytest.approx(logits.flatten().tolist(), abs=1e-5)
 
 
+def test_spec_augment_masks_in_training_only() -> None:
+    dense = tiny_teacher(
+        "hubert",
+        mask_time_prob=0.5,
+        mask_time_length=2,
+        mask_feature_prob=0.2,
+        mask_feature_length=4,
+    )
+    model = build(dense.config, dense.state_dict(), "", "test")
+    waveforms = torch.randn(2, SAMPLES)
+    with torch.no_grad():
+        still = [model(waveforms).last_hidden_state for _ in range(2)]
+        model.train()
+        moving = [model(waveforms).last_hidden_state for _ in range(2)]
+        model.config.apply_spec_augment = False
+        off = model(waveforms).last_hidden_state
+    assert torch.equal(still[0], still[1])
+    assert torch.allclose(still[0], off, atol=1e-6)
+    assert not torch.allclose(moving[0], moving[1], atol=1e-3)
+    assert not torch.allclose(moving[0], still[0], atol=1e-3)
+
+
 def test_nothing_in_the_folder_is_pickled(tmp_path: Path) -> None:
     tiny_teacher("hubert").save_pretrained(tmp_path / "teacher")
     _, small = compressed(tmp_path / "teacher")

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
-import sslim
 from sslim.audio import Manifest, Skipped, UpdateSampler, load_audio, read_source
 from sslim.audio.batching import Batches
 from sslim.backbone.loading import LoadedModel, load_model
@@ -57,7 +54,7 @@ from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
 from sslim.train import checkpoint
-from sslim.train.device import choose_device, choose_precision
+from sslim.train.device import choose_device, choose_precision, device_name, versions
 from sslim.train.loop import LoopSettings, train
 from sslim.train.progress import ProgressBar
 
@@ -536,7 +533,7 @@ def _finish(
             "fingerprint": run.teacher.fingerprint,
         },
         "audio": {"source": Path(str(audio)).name, **run.manifest.summary()},
-        "device": _device_name(run.device),
+        "device": device_name(run.device),
         "precision": str(run.precision).removeprefix("torch."),
         "versions": versions(),
         "result": result,
@@ -584,19 +581,3 @@ def _result(out: Path, result: Mapping[str, Any]) -> CompressionResult:
         units=result["units"],
         seconds=result["seconds"],
     )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads, {platform.machine()})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
-    names = ("torch", "transformers", "soundfile", "soxr")
-    return {
-        "sslim": sslim.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }

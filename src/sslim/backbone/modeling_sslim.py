@@ -554,26 +554,14 @@ class SslimModel(SslimPreTrainedModel):
             return x_BTD
         batch, time, width = x_BTD.shape
         if config.mask_time_prob > 0:
-            masked_BT = _spans(
-                batch,
-                time,
-                config.mask_time_prob,
-                config.mask_time_length,
-                config.mask_time_min_masks,
-            ).to(x_BTD.device)
+            masked_BT = _spans(batch, time, config, "time").to(x_BTD.device)
             if keep_BT is not None:
                 masked_BT = masked_BT & keep_BT
             assert self.masked_spec_embed is not None
             filler = self.masked_spec_embed.to(x_BTD.dtype)
             x_BTD = torch.where(masked_BT[..., None], filler, x_BTD)
         if config.mask_feature_prob > 0:
-            masked_BD = _spans(
-                batch,
-                width,
-                config.mask_feature_prob,
-                config.mask_feature_length,
-                config.mask_feature_min_masks,
-            ).to(x_BTD.device)
+            masked_BD = _spans(batch, width, config, "feature").to(x_BTD.device)
             x_BTD = x_BTD.masked_fill(masked_BD[:, None], 0.0)
         return x_BTD
 
@@ -617,12 +605,15 @@ class SslimModel(SslimPreTrainedModel):
         return output if as_dict else output.to_tuple()
 
 
-def _spans(rows: int, length: int, probability: float, span: int, at_least: int) -> torch.Tensor:
-    """Random spans, (rows, length) bool: about `probability` of each row is covered."""
+def _spans(rows: int, length: int, config: Any, axis: str) -> torch.Tensor:
+    """Random spans, (rows, length) bool, that cover `mask_AXIS_prob` of each row on average or less."""
+    share, span, at_least = (
+        getattr(config, f"mask_{axis}_{name}") for name in ("prob", "length", "min_masks")
+    )
     masked = torch.zeros(rows, length, dtype=torch.bool)
     if span > length:
         return masked
-    count = max(at_least, int(probability * length / span + torch.rand(()).item()))
+    count = max(at_least, int(share * length / span + torch.rand(()).item()))
     for row in masked:
         for start in torch.randperm(length - span + 1)[:count].tolist():
             row[start : start + span] = True

@@ -1,9 +1,13 @@
-"""Where a run computes, and in which precision."""
+"""Where a run computes, in which precision, and with what."""
 
 from __future__ import annotations
 
+import platform
+from importlib import metadata
+
 import torch
 
+import sslim
 from sslim.errors import ConfigError
 
 
@@ -44,3 +48,20 @@ def _fast_bfloat16(device: torch.device) -> bool:
         capabilities = ask() if ask is not None else {}
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads, {platform.machine()})"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    names = ("torch", "transformers", "soundfile", "soxr")
+    return {
+        "sslim": sslim.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
