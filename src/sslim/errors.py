@@ -33,7 +33,11 @@ class SslimError(Exception):
 
     def __str__(self) -> str:
         hint = self.hint[:1].upper() + self.hint[1:]
-        sentences = [part.rstrip(".") + "." for part in (self.problem, hint) if part]
+        sentences = [
+            part if part.endswith("?") else part.rstrip(".") + "."
+            for part in (self.problem, hint)
+            if part
+        ]
         return " ".join(" ".join(sentences).split())
 
 

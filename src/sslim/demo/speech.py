@@ -184,7 +184,7 @@ def _library() -> tuple[str, str]:
     except (ImportError, RuntimeError) as error:
         raise DemoError(
             f"the speech synthesiser espeak-ng is not installed ({error})",
-            "pip install 'sslim[demo]'",
+            "install it with pip install 'sslim[demo]'",
         ) from error
     return str(library), str(data)
 

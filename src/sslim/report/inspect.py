@@ -121,7 +121,8 @@ class Inspection:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise OutputError(
-                "pictures need matplotlib, which is not installed", "pip install 'sslim[plot]'"
+                "pictures need matplotlib, which is not installed",
+                "install it with pip install 'sslim[plot]'",
             ) from error
         facts = self.to_dict()
         figure = Figure(figsize=(10, 3.6), layout="constrained")

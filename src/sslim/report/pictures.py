@@ -31,7 +31,8 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise OutputError(
-            "pictures need matplotlib, which is not installed", "pip install 'sslim[plot]'"
+            "pictures need matplotlib, which is not installed",
+            "install it with pip install 'sslim[plot]'",
         ) from error
     return Figure(figsize=(width, height), facecolor="white")
 
