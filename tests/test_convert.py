@@ -156,7 +156,9 @@ def test_fairseq_fine_tuned_with_its_dictionary(tmp_path: Path) -> None:
     waveforms = torch.randn(1, 3000)
     with torch.no_grad():
         assert float((again(waveforms).logits - dense(waveforms).logits).abs().max()) < 1e-6
-    assert json.loads((tmp_path / "out" / "vocab.json").read_text())["b"] == 4
+    vocabulary = json.loads((tmp_path / "out" / "vocab.json").read_text())
+    assert vocabulary["b"] == 4
+    assert vocabulary["<pad>"] == again.config.pad_token_id == 0, "the blank of transformers"
 
 
 @pytest.mark.parametrize(
@@ -299,6 +301,51 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path: Path) -> None:
     torch.save({"backbone.weight": torch.zeros(2)}, tmp_path / "m.pt")
     with pytest.raises(ConversionError, match=r"holds backbone\.weight"):
         read_checkpoint(tmp_path / "m.pt")
+
+
+def test_an_unresolved_reference_is_no_value(tmp_path: Path) -> None:
+    state = fairseq_state(tiny_teacher("hubert", "large"), layer_norm=True)
+    model = {"_name": "hubert", "encoder_attention_heads": 4, "normalize": "${task.normalize}"}
+    torch.save(
+        {"model": state, "cfg": {"model": model, "task": {"normalize": False}}}, tmp_path / "m.pt"
+    )
+    assert load_model(tmp_path / "m.pt").normalise is False
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder_num_layers", "encoder_remaining_heads", "extractor_mode"]
+)
+def test_a_missing_setting_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConversionError, match=f"contradicts its own format.*{name}"):
+        read_checkpoint(reference_file(tmp_path, lambda data: data["config"].pop(name)))
+
+
+def test_a_failed_write_keeps_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    from sslim.backbone import saving
+
+    torch.save(
+        {"model": fairseq_state(tiny_teacher("hubert"), layer_norm=False)}, tmp_path / "m.pt"
+    )
+    with pytest.raises(ConversionError):  # width 32 does not say its heads
+        convert(tmp_path / "m.pt", tmp_path / "out")
+    args = argparse.Namespace(encoder_attention_heads=4, arch="hubert")
+    state = fairseq_state(tiny_teacher("hubert"), layer_norm=False)
+    torch.save({"model": state, "args": args}, tmp_path / "m.pt")
+    convert(tmp_path / "m.pt", tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(OutputError, match="No space left"):
+        convert(tmp_path / "m.pt", tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pt", "out"]
 
 
 def test_an_existing_folder_is_kept_unless_forced(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sslim.backbone import modeling_sslim
@@ -107,10 +108,10 @@ def save_folder(
             path.chmod(0o644)  # safetensors writes for the owner alone; models are shared
             path.replace(out / path.name)
         aside.rmdir()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says in its own
         shutil.rmtree(aside, ignore_errors=True)
         raise OutputError(
-            f"cannot write {out}: {error.strerror or error}",
+            f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
             "free space or choose another folder, then run again with --resume",
         ) from error
 
@@ -148,9 +149,20 @@ def save_dense(
         _json(aside / "preprocessor_config.json", preprocessor_config)
         for name, text in files.items():
             (aside / name).write_text(text, encoding="utf-8")
-        aside.replace(out)
-    except OSError as error:
+        swap_folder(aside, out)
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise OutputError(
-            f"cannot write {out}: {error.strerror or error}", "free space or choose another folder"
+            f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
+            "free space or choose another folder",
         ) from error
+
+
+def swap_folder(fresh: Path, out: Path) -> None:
+    """Puts a complete folder in the place of `out`; what was there goes last."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -6,7 +6,6 @@ folders of ours. A weight that is missing, left over or misshapen is an error th
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +46,16 @@ def read_checkpoint(file: str | Path, *, family: str | None = None) -> Checkpoin
     """
     path = Path(file)
     data = read_file(path)
-    if is_fairseq(data):
-        return from_fairseq(data, path)
-    if is_torchaudio(data):
-        return from_torchaudio(data, path, family)
+    try:
+        if is_fairseq(data):
+            return from_fairseq(data, path)
+        if is_torchaudio(data):
+            return from_torchaudio(data, path, family)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise ConversionError(
+            f"{path} contradicts its own format ({type(error).__name__}: {error})",
+            "the file is damaged, or from a version that sslim does not know",
+        ) from error
     names = list(data)[:5] if isinstance(data, dict) else [type(data).__name__]
     raise ConversionError(
         f"{path} is not a checkpoint that sslim knows: it holds {', '.join(map(str, names)) or 'nothing'}",
@@ -68,7 +73,7 @@ def convert(
         OutputError: `out` exists (and `force` is not given) or cannot be written.
     """
     from sslim.backbone.families import build, head_of
-    from sslim.backbone.saving import save_dense, save_folder
+    from sslim.backbone.saving import save_dense, save_folder, swap_folder
 
     out = Path(out)
     if out.exists() and not force:
@@ -82,12 +87,16 @@ def convert(
     if out.exists():
         if not out.is_dir() or not ((out / "config.json").is_file() or not any(out.iterdir())):
             raise OutputError(f"{out} is not a model folder", "choose another name")
-        shutil.rmtree(out)
+        if Path(file).resolve().is_relative_to(out.resolve()):
+            raise OutputError(f"{file} lies in {out}", "choose another name")
     if whole.config.plan is None and not whole.config.conv_output_scale:
         save_dense(out, checkpoint.config, whole, checkpoint.preprocessor, checkpoint.files)
     else:
-        facts = {"converted_from": {"file": str(file), "format": checkpoint.source_format}}
-        save_folder(out, whole, normalise=bool(checkpoint.preprocessor["do_normalize"]), run=facts)
+        facts = {"converted_from": {"file": Path(file).name, "format": checkpoint.source_format}}
+        fresh = out.with_name(f".{out.name}.new")
+        normalise = bool(checkpoint.preprocessor["do_normalize"])
+        save_folder(fresh, whole, normalise=normalise, run=facts)
+        swap_folder(fresh, out)
     return Converted(
         out=out,
         family=str(checkpoint.config.model_type).removeprefix("sslim-"),

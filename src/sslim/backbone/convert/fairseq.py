@@ -216,8 +216,10 @@ def _find(source: Any, name: str) -> Any:
     """The first value of that name: the model's own settings go before those of anything nested."""
     if not isinstance(source, dict):
         return None
-    if source.get(name) is not None and not isinstance(source[name], dict):
-        return source[name]
+    value = source.get(name)
+    # "${task.normalize}" is a reference that was never resolved: the value stands elsewhere.
+    if value is not None and not isinstance(value, dict) and not str(value).startswith("${"):
+        return value
     for part in ("model", "w2v_args", "task", *source):
         found = _find(source.get(part), name)
         if found is not None:
@@ -232,4 +234,8 @@ def _vocabulary(data: Mapping[str, Any]) -> dict[str, str]:
     symbols = getattr(dictionary, "symbols", None)
     if not symbols:
         return {}
-    return {"vocab.json": json.dumps({symbol: index for index, symbol in enumerate(symbols)})}
+    numbers = {symbol: index for index, symbol in enumerate(symbols)}
+    # fairseq's blank is <s> (0); tokenizers of transformers take <pad> for it.
+    if "<s>" in numbers and "<pad>" in numbers:
+        numbers["<s>"], numbers["<pad>"] = numbers["<pad>"], numbers["<s>"]
+    return {"vocab.json": json.dumps(numbers)}
