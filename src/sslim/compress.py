@@ -16,17 +16,16 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from sslim.audio import Manifest, Skipped, UpdateSampler, load_audio, read_source
-from sslim.audio.batching import Batches
+from sslim.audio import Manifest, load_audio, read_source
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.saving import save_folder, under_head
@@ -38,7 +37,9 @@ from sslim.config import (
     from_dict,
     parse_budget,
     to_dict,
+    to_flat_dict,
 )
+from sslim.distill.cache import TargetCache
 from sslim.distill.losses import distillation_loss
 from sslim.distill.task import (
     DistillationTask,
@@ -54,9 +55,12 @@ from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
 from sslim.train import checkpoint
-from sslim.train.device import choose_device, choose_precision, device_name, versions
-from sslim.train.loop import LoopSettings, train
+from sslim.train.device import choose_precision, device_name, versions
+from sslim.train.processes import Processes, find_processes
 from sslim.train.progress import ProgressBar
+from sslim.train.stage import Session, run_stage
+from sslim.train.state import RunState
+from sslim.train.tracking import Trackers
 
 MEASURED_UTTERANCES = 32
 """Utterances on which the distance to the teacher is measured at the end."""
@@ -99,17 +103,31 @@ class CompressionResult:
 
 @dataclass(frozen=True)
 class _Run:
-    """What both stages share."""
+    """What both stages share: the training room's session, and what only this story knows."""
 
-    config: RunConfig
+    session: Session
     teacher: LoadedModel
-    manifest: Manifest
     budget: Budget
     layers: tuple[int, ...]
-    folder: Path
-    device: torch.device
-    precision: torch.dtype
-    progress: ProgressBar
+
+    @property
+    def config(self) -> RunConfig:
+        return self.session.config
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.session.manifest
+
+    @property
+    def folder(self) -> Path:
+        return self.session.folder
+
+    @property
+    def processes(self) -> Processes:
+        return self.session.processes
+
+    def say(self, line: str) -> None:
+        self.session.progress.say(line)
 
 
 def compress(
@@ -155,19 +173,45 @@ def compress(
         recipe, config=config, settings=settings, params=params, sparsity=sparsity, device=device
     )
     out = Path(out)
+    processes = find_processes(resolved.device)
     _keep_inputs_apart(out, teacher, audio)
-    finished = _prepare_folder(out, resume=resume, force=force)
-    if finished is not None:
-        return finished
-    with ProgressBar(progress) as bar:
+    finished = None
+    if processes.main:
+        finished = _prepare_folder(out, resume=resume, force=force)
+    if processes.agree(float(finished is not None)):
+        return finished or _read_result(out)
+    with ProgressBar(progress and processes.main) as bar:
         loaded = load_model(teacher)
-        run = _check(resolved, loaded, audio, where, out, bar)
-        if not resume:
-            _create_folder(out)
-        _write_run(run, recipe, audio, resume)
-        student, projections, decision = _joint_stage(run)
-        student = _recovery_stage(run, student, projections)
-        return _finish(run, student, projections, decision, recipe, audio, out, began)
+        run = _check(resolved, loaded, audio, where, out, bar, processes)
+        if processes.main:
+            if not resume:
+                _create_folder(out)
+            _write_run(run, recipe, audio, resume)
+        processes.wait()
+        with _noted(run, recipe):
+            student, projections, decision = _joint_stage(run)
+            student = _recovery_stage(run, student, projections)
+            if processes.main:
+                _finish(run, student, projections, decision, recipe, audio, out, began)
+            processes.wait()
+    return _read_result(out)
+
+
+@contextmanager
+def _noted(run: _Run, recipe: str) -> Iterator[None]:
+    """Keeps `state.json` true about how the run ends."""
+    state = run.session.state
+    state.set(status="running", recipe=recipe)
+    try:
+        with run.session.trackers:
+            yield
+    except KeyboardInterrupt:
+        state.set(status="interrupted")
+        raise
+    except Exception as error:
+        state.set(status="failed", reason=str(error))
+        raise
+    state.set(status="finished", seconds_left=0.0)
 
 
 def _keep_inputs_apart(
@@ -193,10 +237,7 @@ def _prepare_folder(out: Path, *, resume: bool, force: bool) -> CompressionResul
     if resume:
         if not (out / RUN_FOLDER / "run.json").is_file():
             raise OutputError(f"{out} holds no run to resume", "run without --resume to start one")
-        if (out / "sslim.json").is_file():
-            facts = json.loads((out / "sslim.json").read_text(encoding="utf-8"))
-            return _result(out, facts["result"])
-        return None
+        return _read_result(out) if (out / "sslim.json").is_file() else None
     if holds and not force:
         raise OutputError(
             f"{out} already holds something",
@@ -229,6 +270,7 @@ def _check(
     where: Mapping[str, str] | None,
     out: Path,
     bar: ProgressBar,
+    processes: Processes,
 ) -> _Run:
     """Everything that can be known to be wrong before training is found here."""
     shape, plan = shape_of(teacher.model), plan_of(teacher.model)
@@ -236,7 +278,8 @@ def _check(
     budget = Budget(config.budget_quantity, parse_budget(config.budget, now), now)
     budget.check(plan, shape, config.units)
     layers = check_layers(config.layers, shape.layers)
-    device = choose_device(config.device)
+    folder = out / RUN_FOLDER
+    trackers = Trackers(config.trackers if processes.main else (), folder, to_flat_dict(config))
     bar.say("looking at the audio ...")
     manifest = read_source(
         audio,
@@ -247,23 +290,27 @@ def _check(
     for skipped in manifest.skipped[:5]:
         bar.say(f"skipped {skipped.path}: {skipped.reason}")
     if len(manifest.skipped) > 5:
-        bar.say(f"skipped {len(manifest.skipped) - 5} more; all are listed in {out / RUN_FOLDER}")
+        bar.say(f"skipped {len(manifest.skipped) - 5} more; all are listed in {folder}")
     bar.say(
         f"{teacher.family} teacher, {now:,} {config.budget_quantity}; "
         f"{len(manifest.utterances):,} utterances, {manifest.seconds / 3600:.2f} h; "
         f"budget {budget.limit:,} {config.budget_quantity}"
     )
-    return _Run(
+    session = Session(
         config=config,
-        teacher=teacher,
         manifest=manifest,
-        budget=budget,
-        layers=layers,
-        folder=out / RUN_FOLDER,
-        device=device,
-        precision=choose_precision(config.precision, device),
+        folder=folder,
+        processes=processes,
+        precision=choose_precision(config.precision, processes.device),
         progress=bar,
+        state=RunState(
+            folder,
+            {"stage1": config.stage1.updates, "stage2": config.stage2.updates},
+            writes=processes.main,
+        ),
+        trackers=trackers,
     )
+    return _Run(session, teacher, budget, layers)
 
 
 def _write_run(run: _Run, recipe: str, audio: Any, resume: bool) -> None:
@@ -273,6 +320,10 @@ def _write_run(run: _Run, recipe: str, audio: Any, resume: bool) -> None:
         "recipe": recipe,
         "teacher": {"source": run.teacher.source, "fingerprint": run.teacher.fingerprint},
         "audio": {"source": str(audio), **run.manifest.summary()},
+        "device": device_name(run.processes.device),
+        "processes": run.processes.count,
+        "precision": str(run.session.precision).removeprefix("torch."),
+        "versions": versions(),
     }
     path = run.folder / "run.json"
     if not resume:
@@ -299,76 +350,7 @@ def _write_run(run: _Run, recipe: str, audio: Any, resume: bool) -> None:
             f"resume with {before['teacher']['source']}, or start anew with --force",
         )
     if before["audio"] != json.loads(json.dumps(facts["audio"])):
-        run.progress.say("warning: the audio is not what the run was started with")
-
-
-def _loop(run: _Run, stage: str, updates: int, warmup_fraction: float) -> LoopSettings:
-    return LoopSettings(
-        stage=stage,
-        updates=updates,
-        warmup_fraction=warmup_fraction,
-        clip_norm=run.config.clip_norm,
-        device=run.device,
-        precision=run.precision,
-        log_every=run.config.log_every,
-        checkpoint_every=run.config.checkpoint_every,
-        keep_checkpoints=run.config.keep_checkpoints,
-    )
-
-
-def _train(run: _Run, task: DistillationTask, settings: LoopSettings, first: int) -> None:
-    """Runs one stage; `first` is its first update in the run's one sequence of updates."""
-    task.to(run.device)
-    saved = checkpoint.found(run.folder / "checkpoints" / settings.stage)
-    start = saved[-1] if saved else None
-    done = int(checkpoint.load(start)[1]["update"]) if start else 0
-    config = run.config
-    sampler = UpdateSampler(
-        [utterance.seconds for utterance in run.manifest.utterances],
-        seconds_per_update=config.seconds_per_update,
-        seconds_per_batch=config.seconds_per_batch or automatic_batch_seconds(run),
-        max_seconds=config.audio.max_seconds,
-        seed=config.seed,
-    )
-    # A fresh stage starts from noise that depends on the seed alone, however it was reached.
-    torch.manual_seed(config.seed + first)
-
-    lost: set[str] = set()
-
-    def report_lost(item: Skipped) -> None:
-        if item.path in lost:
-            return
-        lost.add(item.path)
-        run.progress.say(f"warning: skipped {item.path}: {item.reason}")
-
-    with Batches(
-        run.manifest,
-        sampler,
-        first_update=first + done,
-        last_update=first + settings.updates,
-        workers=config.workers,
-        max_seconds=config.audio.max_seconds,
-        pin_memory=run.device.type == "cuda",
-        on_lost=report_lost,
-    ) as stream:
-        numbered = ((update - first, audio) for update, audio in stream)
-        train(task, numbered, settings, run.folder, start=start, on_progress=run.progress)
-
-
-def automatic_batch_seconds(run: _Run) -> float:
-    """Audio that passes through the models at once, when the settings leave it open.
-
-    Memory is what limits: HuBERT Base (768 x 12) trains about 4 s of audio per GiB beside its teacher, with
-    room to spare. On a CPU larger batches gain nothing once the cores are busy.
-    """
-    cuda = run.device.type == "cuda"
-    if cuda:
-        memory = torch.cuda.get_device_properties(run.device).total_memory
-    else:
-        memory = psutil.virtual_memory().available
-    size = run.teacher.model.config.hidden_size * run.teacher.model.config.num_hidden_layers
-    fits = 4.0 * memory / 2**30 * 768 * 12 / size
-    return max(run.config.audio.max_seconds, min(640.0 if cuda else 32.0, fits))
+        run.say("warning: the audio is not what the run was started with")
 
 
 def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
@@ -389,12 +371,20 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         layers=run.layers,
         learning_rate=config.stage1.learning_rate,
         normalise_waveform=run.teacher.normalise,
+        cache=_target_cache(run),
     )
-    settings = _loop(run, "stage1", config.stage1.updates, config.stage1.warmup_fraction)
-    _train(run, task, settings, 0)
+    task.to(run.processes.device)
+    run_stage(
+        run.session,
+        "stage1",
+        task,
+        updates=config.stage1.updates,
+        warmup_fraction=config.stage1.warmup_fraction,
+        first=0,
+    )
     decision = task.decide()
     if decision.undecided:
-        run.progress.say(
+        run.say(
             f"warning: {decision.undecided:,} of {task.gates.total:,} gates had not settled; a "
             "global threshold decided them. More updates (--set stage1.updates=...) make a better choice."
         )
@@ -403,12 +393,21 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         "plan": decision.plan.to_dict(),
         "undecided": decision.undecided,
         "units": task.gates.total,
-        "shrunk_at": task.shrunk_at,
+        "shrinks": task.shrinks,
         "shift": decision.shift,
     }
-    _save_pruned(done, small, task.projections, facts)
-    shutil.rmtree(run.folder / "checkpoints" / "stage1", ignore_errors=True)
+    if run.processes.main:
+        _save_pruned(done, small, task.projections, facts)
+        shutil.rmtree(run.folder / "checkpoints" / "stage1", ignore_errors=True)
+    run.processes.wait()
     return small, task.projections, facts
+
+
+def _target_cache(run: _Run) -> TargetCache | None:
+    gib = run.config.target_cache_gib
+    if not gib:
+        return None
+    return TargetCache(run.folder / "targets", int(gib * 2**30 / run.processes.count))
 
 
 def _save_pruned(
@@ -454,9 +453,17 @@ def _recovery_stage(run: _Run, student: SslimModel, projections: Projections) ->
         learning_rate=config.learning_rate,
         normalise_waveform=run.teacher.normalise,
         projections=projections,
+        cache=_target_cache(run),
     )
-    settings = _loop(run, "stage2", config.updates, config.warmup_fraction)
-    _train(run, task, settings, run.config.stage1.updates)
+    task.to(run.processes.device)
+    run_stage(
+        run.session,
+        "stage2",
+        task,
+        updates=config.updates,
+        warmup_fraction=config.warmup_fraction,
+        first=run.config.stage1.updates,
+    )
     return student
 
 
@@ -465,13 +472,13 @@ def measure_layers(
     run: _Run, student: SslimModel, projections: Projections
 ) -> tuple[dict[int, dict[str, float]], int]:
     """Cosine and L1 per mapped layer on the first utterances, one at a time, in evaluation mode."""
-    torch.nn.Module.to(student, run.device).eval()
-    projections = projections.to(run.device)
+    torch.nn.Module.to(student, run.processes.device).eval()
+    projections = projections.to(run.processes.device)
     sums = {layer: {"cosine": 0.0, "l1": 0.0} for layer in run.layers}
     utterances = run.manifest.utterances[:MEASURED_UTTERANCES]
     for utterance in utterances:
         samples = load_audio(utterance)[: int(run.config.audio.max_seconds * 16_000)]
-        waveforms = torch.from_numpy(samples)[None].to(run.device)
+        waveforms = torch.from_numpy(samples)[None].to(run.processes.device)
         if run.teacher.normalise:
             waveforms = normalise(waveforms)
         last = run.layers[-1]
@@ -494,7 +501,7 @@ def _finish(
     audio: Any,
     out: Path,
     began: float,
-) -> CompressionResult:
+) -> None:
     """Measures, writes the folder and its card, and clears what only a resume would need."""
     layers, measured = measure_layers(run, student, projections)
     student = student.cpu().eval()
@@ -515,7 +522,9 @@ def _finish(
         "measured_utterances": measured,
         "undecided": decision["undecided"],
         "units": decision["units"],
+        "shrinks": decision["shrinks"],
         "seconds": time.perf_counter() - began,
+        "seconds_waited_for_audio": sum(run.session.waited.values()),
         "hidden_states": shape.layers + 1,
         "width": shape.hidden_size,
         "hop": hop,
@@ -533,8 +542,8 @@ def _finish(
             "fingerprint": run.teacher.fingerprint,
         },
         "audio": {"source": Path(str(audio)).name, **run.manifest.summary()},
-        "device": device_name(run.device),
-        "precision": str(run.precision).removeprefix("torch."),
+        "device": device_name(run.processes.device),
+        "precision": str(run.session.precision).removeprefix("torch."),
         "versions": versions(),
         "result": result,
     }
@@ -556,7 +565,7 @@ def _finish(
     )
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     shutil.rmtree(run.folder / "pruned", ignore_errors=True)
-    return _result(out, result)
+    shutil.rmtree(run.folder / "targets", ignore_errors=True)
 
 
 def _measure_file(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -567,7 +576,8 @@ def _measure_file(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], 
     return facts, model_card(facts)
 
 
-def _result(out: Path, result: Mapping[str, Any]) -> CompressionResult:
+def _read_result(out: Path) -> CompressionResult:
+    result = json.loads((out / "sslim.json").read_text(encoding="utf-8"))["result"]
     return CompressionResult(
         out=out,
         family=result["family"],

@@ -27,6 +27,9 @@ from sslim.plan import SAMPLING_RATE
 SHORTEST = 400
 """Samples that give one frame."""
 
+RESAMPLING_SLACK = 16
+"""Samples by which a decoded file may fall short of what its header promises at another rate."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,52 +44,67 @@ class Batch:
 
 
 def collate(
-    utterances: Sequence[Utterance], *, max_seconds: float, seed: str
+    utterances: Sequence[Utterance],
+    *,
+    max_seconds: float,
+    seed: str,
+    rank: int = 0,
+    processes: int = 1,
 ) -> tuple[Batch | None, list[Skipped]]:
     """Crops utterances to the shortest of them, at places drawn from `seed`.
 
+    Several processes share a batch: each decodes every n-th utterance, and the crops are the same as one
+    process would have made.
+
     Returns:
-        The batch, None where no utterance could be read, and what could not be read.
+        The batch of this process, None where it has nothing, and what could not be read.
     """
-    waveforms: list[np.ndarray] = []
+    shortest = min([max_seconds, *(utterance.seconds for utterance in utterances)])
+    resampled = any(utterance.sampling_rate != SAMPLING_RATE for utterance in utterances)
+    length = round(shortest * SAMPLING_RATE) - (RESAMPLING_SLACK if resampled else 0)
+    length = max(SHORTEST, length)
+    crops: list[np.ndarray] = []
     names: list[str] = []
     lost: list[Skipped] = []
-    for utterance in utterances:
+    for place in range(rank, len(utterances), processes):
+        utterance = utterances[place]
         try:
             waveform = load_audio(utterance)
         except AudioError as error:
             lost.append(Skipped(utterance.identity, error.problem))
             continue
-        if len(waveform) < SHORTEST:
-            lost.append(Skipped(utterance.identity, "too short after decoding"))
+        if len(waveform) < length:
+            seconds = len(waveform) / SAMPLING_RATE
+            lost.append(Skipped(utterance.identity, f"holds only {seconds:.2f} s after decoding"))
             continue
-        waveforms.append(waveform)
+        start = random.Random(f"{seed}/{place}").randint(0, len(waveform) - length)
+        crops.append(waveform[start : start + length])
         names.append(utterance.identity)
-    if not waveforms:
+    if not crops:
         return None, lost
-    limit = max_seconds * SAMPLING_RATE
-    length = int(min(limit, min(len(waveform) for waveform in waveforms)))
-    place = random.Random(seed)
-    crops = np.stack([_crop(waveform, length, place) for waveform in waveforms])
-    return Batch(torch.from_numpy(crops), tuple(names)), lost
-
-
-def _crop(waveform: np.ndarray, length: int, place: random.Random) -> np.ndarray:
-    start = place.randint(0, len(waveform) - length)
-    return waveform[start : start + length]
+    return Batch(torch.from_numpy(np.stack(crops)), tuple(names)), lost
 
 
 class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):
     """Update index -> its batches; what a loader's worker runs."""
 
     def __init__(
-        self, manifest: Manifest, sampler: UpdateSampler, max_seconds: float, first: int, last: int
+        self,
+        manifest: Manifest,
+        sampler: UpdateSampler,
+        max_seconds: float,
+        first: int,
+        last: int,
+        rank: int,
+        processes: int,
     ) -> None:
         self.manifest = manifest
         self.sampler = sampler
         self.max_seconds = max_seconds
         self.first = first
         self.last = last
+        self.rank = rank
+        self.processes = processes
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -96,8 +114,14 @@ class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):
         batches, lost = [], []
         for number, indices in enumerate(self.sampler.update(update)):
             utterances = [self.manifest.utterances[index] for index in indices]
-            seed = f"{self.sampler.seed}/{update}/{number}"
-            batch, missing = collate(utterances, max_seconds=self.max_seconds, seed=seed)
+            seed = f"{self.sampler.crop_seed(update)}/{number}"
+            batch, missing = collate(
+                utterances,
+                max_seconds=self.max_seconds,
+                seed=seed,
+                rank=self.rank,
+                processes=self.processes,
+            )
             lost += missing
             if batch is not None:
                 batches.append(batch)
@@ -111,6 +135,8 @@ class Batches:
 
     Args:
         workers: processes that decode ahead; 0 decodes in this one.
+        rank: this training process among its peers.
+        processes: how many training processes share each batch.
         on_lost: called with what could not be read when it should have been heard.
 
     Raises (while iterating):
@@ -127,12 +153,16 @@ class Batches:
         max_seconds: float,
         workers: int = 0,
         pin_memory: bool = False,
+        rank: int = 0,
+        processes: int = 1,
         on_lost: Callable[[Skipped], None] | None = None,
     ) -> None:
         self.seconds_waited = 0.0
         """Time the training spent waiting for audio."""
         self.on_lost = on_lost
-        updates = _Updates(manifest, sampler, max_seconds, first_update, last_update)
+        updates = _Updates(
+            manifest, sampler, max_seconds, first_update, last_update, rank, processes
+        )
         settings: dict[str, Any] = {"prefetch_factor": 2} if workers else {}
         self.loader: DataLoader[Any] = DataLoader(
             updates,
@@ -170,7 +200,7 @@ class Batches:
             for item in lost:
                 if self.on_lost is not None:
                     self.on_lost(item)
-            if not batches:
+            if lost and not batches:
                 raise AudioError(
                     f"none of the {len(lost)} files of update {update + 1} can be read any more; the "
                     f"first is {lost[0].path}: {lost[0].reason}",

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of
+from sslim.distill.cache import TargetCache
 from sslim.distill.losses import distillation_loss
 from sslim.errors import ConfigError, TeacherError
-from sslim.plan import PruningPlan
+from sslim.plan import MACS_SECONDS, PruningPlan
 from sslim.prune.budget import Budget, Decision, closed_for_good, decide
 from sslim.prune.gates import GatedModel, Gates, open_probability
 from sslim.prune.surgery import cut, slice_state
@@ -88,6 +89,7 @@ class DistillationTask(nn.Module):
         learning_rate: of weights and projections.
         normalise_waveform: whether the teacher expects normalised waveforms.
         projections: those of an earlier stage, to go on from.
+        cache: where the teacher's states are kept; None: they are computed every time.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class DistillationTask(nn.Module):
         learning_rate: float,
         normalise_waveform: bool,
         projections: Projections | None = None,
+        cache: TargetCache | None = None,
     ) -> None:
         super().__init__()
+        self.cache = cache
         # The teacher is not a submodule: it is not trained, saved or counted.
         self._teacher = [teacher.eval().requires_grad_(False)]
         self.student = student.train().requires_grad_(True)
@@ -145,16 +149,25 @@ class DistillationTask(nn.Module):
         """Loss of one batch of equally long waveforms, (batch, samples)."""
         if self.normalise_waveform:
             waveforms = normalise(waveforms)
-        with torch.no_grad():
-            target = self.teacher.distillation_features(waveforms, last_layer=self.layers[-1])
+        targets = self.targets(waveforms)
         states = self.student_states(waveforms)
-        if len(states) != len(target):
+        if len(states) != self.layers[-1] + 1:
             raise TeacherError(
-                f"teacher and student return {len(target)} and {len(states)} hidden states",
+                f"the student returns {len(states)} hidden states up to layer {self.layers[-1]}",
                 "set layerdrop to 0 in the teacher's config.json",
             )
         projected = self.projections([states[layer] for layer in self.layers])
-        return distillation_loss(projected, [target[layer] for layer in self.layers])
+        return distillation_loss(projected, targets)
+
+    @torch.no_grad()
+    def targets(self, waveforms: torch.Tensor) -> list[torch.Tensor]:
+        """The teacher's states of the mapped layers."""
+
+        def compute() -> list[torch.Tensor]:
+            states = self.teacher.distillation_features(waveforms, last_layer=self.layers[-1])
+            return [states[layer] for layer in self.layers]
+
+        return compute() if self.cache is None else self.cache.targets(waveforms, compute)
 
     def constraint(self) -> dict[str, torch.Tensor]:
         """What is added to the loss once per update; empty: nothing."""
@@ -192,7 +205,8 @@ class JointTask(DistillationTask):
         self.gates = Gates(student, kinds, seed=seed)
         # Holds the same modules again, so it is kept out of this module's own children.
         self._gated = [GatedModel(student, self.gates)]
-        self.shrunk_at: list[int] = []
+        self.shrinks: list[dict[str, int]] = []
+        """When the student shrank, and to how many parameters and MACs (of one second)."""
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.gate_learning_rate = gate_learning_rate
         self.sparsity_warmup = sparsity_warmup
@@ -254,7 +268,7 @@ class JointTask(DistillationTask):
             shares.setdefault(group.kind, []).append(opened[group.name])
         figures = {f"open.{kind}": float(torch.cat(parts).mean()) for kind, parts in shares.items()}
         first, second = self.multipliers.tolist()
-        shrinks = float(len(self.shrunk_at))
+        shrinks = float(len(self.shrinks))
         return {
             "target": self.target,
             "lambda1": first,
@@ -264,13 +278,13 @@ class JointTask(DistillationTask):
         }
 
     def structure(self) -> dict[str, Any]:
-        return {"plan": plan_of(self.student).to_dict(), "shrunk_at": self.shrunk_at}
+        return {"plan": plan_of(self.student).to_dict(), "shrinks": self.shrinks}
 
     def restructure(self, structure: Mapping[str, Any]) -> None:
         plan = PruningPlan.from_dict(structure["plan"])
         if plan != plan_of(self.student):
             self._adopt(cut(self.student, plan))
-        self.shrunk_at = list(structure["shrunk_at"])
+        self.shrinks = list(structure["shrinks"])
 
     def after_update(self, update: int, optimiser: torch.optim.Optimizer) -> bool:
         """Removes units that are practically closed for good, now and then, once the target is reached.
@@ -286,7 +300,14 @@ class JointTask(DistillationTask):
         if plan.count(self.gates.shape, "macs") > (1.0 - WORTH_SHRINKING) * now:
             return False
         self.shrink(plan, optimiser)
-        self.shrunk_at.append(step)
+        shape = self.gates.shape
+        self.shrinks.append(
+            {
+                "update": step,
+                "parameters": plan.parameters(shape),
+                "macs_per_second": round(plan.macs(shape) / MACS_SECONDS),
+            }
+        )
         return True
 
     def shrink(self, plan: PruningPlan, optimiser: torch.optim.Optimizer) -> None:

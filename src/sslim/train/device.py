@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import platform
+import subprocess
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -50,6 +54,20 @@ def _fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def keep_freed_memory() -> None:
+    """Lets glibc keep what a step frees for the next step.
+
+    By default each large tensor is fetched from the kernel and given back, page by page and zeroed: an eighth
+    of a training step on a CPU. Does nothing where the C library is another.
+    """
+    map_most, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD in malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018 - musl and others have no such function
+        library.mallopt(map_most, 0)
+        library.mallopt(trim_threshold, -1)
+
+
 def device_name(device: torch.device) -> str:
     """What a person calls it."""
     if device.type == "cuda":
@@ -58,10 +76,30 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
-    names = ("torch", "transformers", "soundfile", "soxr")
+    """Versions of what decides the result; `commit` where sslim runs from a git checkout."""
+    names = ("torch", "transformers", "accelerate", "soundfile", "soxr")
+    commit = _commit(Path(sslim.__file__).parent)
     return {
         "sslim": sslim.__version__,
+        **({"commit": commit} if commit else {}),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in names},
     }
+
+
+def _commit(folder: Path) -> str:
+    """The commit that `folder` is a checkout of, `+` where files differ from it; empty without git."""
+    try:
+        # Only a repository of this program itself: an installed copy may lie inside somebody else's.
+        if not (folder.parents[1] / ".git").exists():
+            return ""
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

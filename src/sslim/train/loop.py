@@ -1,7 +1,6 @@
 """The one loop: it runs any task that returns `{"loss": ..., parts}` for a batch of waveforms.
 
-An update is a list of batches; each batch's loss counts by its share of the update's audio, so how an
-update is cut into batches does not change what is learned.
+It decides when to log, to look whether all is well, to save and to stop; what an update is lies in `step.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,21 +19,8 @@ import torch
 from sslim.errors import TrainingError
 from sslim.train import checkpoint
 from sslim.train.interrupts import GracefulStop
-
-
-class TrainableTask(Protocol):
-    """What the loop needs of a task (a torch module)."""
-
-    def __call__(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]: ...
-    def parameter_groups(self) -> list[dict[str, Any]]: ...
-    def begin_update(self, update: int) -> None: ...
-    def constraint(self) -> dict[str, torch.Tensor]: ...
-    def report(self) -> dict[str, float]: ...
-    def after_update(self, update: int, optimiser: torch.optim.Optimizer) -> bool: ...
-    def structure(self) -> dict[str, Any]: ...
-    def restructure(self, structure: Mapping[str, Any]) -> None: ...
-    def state_dict(self) -> dict[str, torch.Tensor]: ...
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> Any: ...
+from sslim.train.processes import Processes
+from sslim.train.step import Step, TrainableTask
 
 
 class WaveformBatch(Protocol):
@@ -53,11 +40,14 @@ class LoopSettings:
     updates: int
     warmup_fraction: float
     clip_norm: float
-    device: torch.device
     precision: torch.dtype
     log_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    seed: int = 0
+    check_every: int = 1
+    """Updates between two looks at the device's figures. Each look waits for a GPU to catch up; a CPU has
+    nothing to catch up with."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,15 @@ class Progress:
     update: int
     updates: int
     figures: dict[str, float]
-    seconds_left: float
+    """The latest that were looked at; empty before the first look."""
+    seconds_per_update: float
+    logged: bool
+    """Whether `figures` were written to the log at this update."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Of this stage, at the pace so far."""
+        return self.seconds_per_update * (self.updates - self.update)
 
 
 def learning_rate_share(update: int, updates: int, warmup: int) -> float:
@@ -87,116 +85,143 @@ def train(
     updates: Iterable[tuple[int, Sequence[WaveformBatch]]],
     settings: LoopSettings,
     folder: Path,
+    processes: Processes,
     *,
     start: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """Trains `task` to `settings.updates` and returns the last logged figures.
 
     Args:
         task: owns models and losses.
-        updates: (update index, batches), from the update that comes next.
+        updates: (update index, this process's batches), from the update that comes next.
         settings: see LoopSettings.
-        folder: `metrics.jsonl` and `checkpoints/STAGE` are written here.
+        folder: `metrics.jsonl` and `checkpoints/STAGE` are written here, by the main process.
+        processes: this one among its peers.
         start: checkpoint to go on from.
         on_progress: called after every update.
+        on_warning: called with sentences a user should read.
 
     Raises:
-        TrainingError: a loss or gradient is not finite; the weights are those before that update.
+        TrainingError: a loss or gradient is not finite, or the memory is too small; the weights are those
+            before that update.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the update was finished and saved first.
     """
     if start is not None:
         task.restructure(checkpoint.load(start)[1]["structure"])
-    groups = task.parameter_groups()
-    peaks = [group["lr"] for group in groups]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    parameters = [parameter for group in groups for parameter in group["params"]]
+    step = Step(
+        task,
+        processes,
+        precision=settings.precision,
+        clip_norm=settings.clip_norm,
+        seed=settings.seed,
+        on_warning=on_warning,
+    )
+    if start is not None:
+        _restore(step, start)
     warmup = round(settings.warmup_fraction * settings.updates)
     checkpoints = folder / "checkpoints" / settings.stage
-    if start is not None:
-        _restore(task, optimiser, start)
-    _trim_log(folder / "metrics.jsonl", settings.stage, start)
+    log = folder / "metrics.jsonl"
+    if processes.main:
+        _trim_log(log, settings.stage, start)
     figures: dict[str, float] = {}
+    recent: deque[tuple[int, Sequence[WaveformBatch]]] = deque(maxlen=settings.check_every)
     began, done = time.perf_counter(), 0
-    autocast = settings.precision != torch.float32
-    with GracefulStop() as stop, (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+    with GracefulStop() as stop:
         for update, batches in updates:
             if update >= settings.updates:
                 break
             share = learning_rate_share(update, settings.updates, warmup)
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * share
-            task.begin_update(update)
-            optimiser.zero_grad(set_to_none=True)
-            samples = sum(batch.waveforms.numel() for batch in batches)
-            sums: dict[str, torch.Tensor] = {}
-            for batch in batches:
-                waveforms = batch.waveforms.to(settings.device, non_blocking=True)
-                with torch.autocast(settings.device.type, settings.precision, enabled=autocast):
-                    parts = task(waveforms)
-                weight = batch.waveforms.numel() / samples
-                (parts["loss"] * weight).backward()
-                for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach() * weight
-            constraint = task.constraint()
-            if constraint:
-                constraint["loss"].backward()
-                sums |= {name: value for name, value in constraint.items() if name != "loss"}
-                sums["constraint"] = constraint["loss"].detach()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            if not math.isfinite(float(norm) + float(sums["loss"])):
-                _stop(task, optimiser, settings, checkpoints, update, batches, sums, norm)
-            optimiser.step()
+            recent.append((update, batches))
+            measured = step(update, share, [batch.waveforms for batch in batches])
+            task.after_update(update, step.optimiser)
             done += 1
-            if task.after_update(update, optimiser):
-                parameters = [
-                    weight for group in optimiser.param_groups for weight in group["params"]
-                ]
-            last = update + 1 == settings.updates
-            if last or (update + 1) % settings.log_every == 0 or on_progress:
-                figures = _figures(sums, norm, share) | task.report()
-            if last or (update + 1) % settings.log_every == 0:
-                seconds = sum(len(batch.waveforms) * batch.waveforms.shape[1] for batch in batches)
-                line = {
-                    "stage": settings.stage,
-                    "update": update + 1,
-                    "samples": seconds,
-                    **figures,
-                }
-                metrics.write(json.dumps(line) + "\n")
-                metrics.flush()
+            number = update + 1
+            last = number == settings.updates
+            to_log = last or number % settings.log_every == 0
+            to_save = last or number % settings.checkpoint_every == 0
+            stopping = False
+            if to_log or to_save or number % settings.check_every == 0:
+                figures = {name: float(value) for name, value in measured.items()}
+                figures |= {"learning_rate_share": share, **task.report()}
+                _check(step, settings, checkpoints, recent, figures)
+                stopping = _any_stopped(stop, processes)
+            if to_log and processes.main:
+                line = {"stage": settings.stage, "update": number, **figures}
+                with log.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(line) + "\n")
             if on_progress is not None:
-                left = (time.perf_counter() - began) / done * (settings.updates - update - 1)
-                on_progress(Progress(settings.stage, update + 1, settings.updates, figures, left))
-            if last or stop.asked or (update + 1) % settings.checkpoint_every == 0:
-                _save(task, optimiser, settings, checkpoints, update + 1)
-            if stop.asked:
+                pace = (time.perf_counter() - began) / done
+                on_progress(
+                    Progress(settings.stage, number, settings.updates, figures, pace, to_log)
+                )
+            if to_save or stopping:
+                _save(step, settings, checkpoints, number)
+            if stopping:
                 raise KeyboardInterrupt
     return figures
 
 
-def _figures(sums: dict[str, torch.Tensor], norm: torch.Tensor, share: float) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for name, value in sums.items():
-        if value.dim() == 0:
-            figures[name] = float(value)
-    return {**figures, "gradient_norm": float(norm), "learning_rate_share": share}
+def _any_stopped(stop: GracefulStop, processes: Processes) -> bool:
+    """Whether any process was asked to stop: they stop at the same update or wait for each other forever."""
+    if processes.count == 1:
+        return stop.asked
+    asked = torch.tensor(float(stop.asked), device=processes.device)
+    processes.add_up([asked])
+    return bool(asked > 0)
 
 
-def _save(
-    task: TrainableTask,
-    optimiser: torch.optim.Optimizer,
+def _check(
+    step: Step,
     settings: LoopSettings,
     folder: Path,
-    update: int,
+    recent: Iterable[tuple[int, Sequence[WaveformBatch]]],
+    figures: dict[str, float],
 ) -> None:
-    tensors = {f"task.{name}": value for name, value in task.state_dict().items()}
-    tensors |= checkpoint.optimiser_tensors(optimiser)
-    tensors["random.cpu"] = torch.get_rng_state()
-    if settings.device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(settings.device)
-    facts = {"stage": settings.stage, "structure": task.structure()}
-    checkpoint.save(folder, update, tensors, facts, settings.keep_checkpoints)
+    """Stops where an update since the last look was not finite; the weights are those before it.
+
+    Raises:
+        TrainingError: names the update and what was heard in it.
+    """
+    failed = int(step.failed)
+    if failed < 0:
+        return
+    _save(step, settings, folder, failed)
+    heard = [batches for update, batches in recent if update == failed]
+    names = [name for batches in heard for batch in batches for name in batch.identities]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    now = {name: value for name, value in figures.items() if not math.isfinite(value)}
+    raise TrainingError(
+        f"{settings.stage}, update {failed + 1}: the loss or its gradient is not finite on {listed} "
+        f"({now or 'finite again since'}); the state before this update is saved in {folder}",
+        "look at these files, or lower the learning rate, then run again with --resume",
+    )
+
+
+def _save(step: Step, settings: LoopSettings, folder: Path, update: int) -> None:
+    if step.processes.main:
+        tensors = {f"task.{name}": value for name, value in step.task.state_dict().items()}
+        tensors |= checkpoint.optimiser_tensors(step.optimiser)
+        facts: dict[str, Any] = {
+            "stage": settings.stage,
+            "structure": step.task.structure(),
+            # All random numbers follow from the seed and the update: there is no state to keep.
+            "seed": settings.seed,
+        }
+        checkpoint.save(folder, update, tensors, facts, settings.keep_checkpoints)
+    step.processes.wait()
+
+
+def _restore(step: Step, start: Path) -> None:
+    tensors, _ = checkpoint.load(start)
+    saved = {
+        name.removeprefix("task."): value
+        for name, value in tensors.items()
+        if name.startswith("task.")
+    }
+    step.task.load_state_dict(saved)
+    checkpoint.restore_optimiser(step.optimiser, tensors)
 
 
 def _trim_log(log: Path, stage: str, start: Path | None) -> None:
@@ -215,38 +240,3 @@ def _trim_log(log: Path, stage: str, start: Path | None) -> None:
     aside = log.with_name(".metrics.partial")
     aside.write_text("".join(kept), encoding="utf-8")
     aside.replace(log)
-
-
-def _restore(task: TrainableTask, optimiser: torch.optim.Optimizer, start: Path) -> None:
-    tensors, _ = checkpoint.load(start)
-    saved = {
-        name.removeprefix("task."): value
-        for name, value in tensors.items()
-        if name.startswith("task.")
-    }
-    task.load_state_dict(saved)
-    checkpoint.restore_optimiser(optimiser, tensors)
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-
-
-def _stop(
-    task: TrainableTask,
-    optimiser: torch.optim.Optimizer,
-    settings: LoopSettings,
-    folder: Path,
-    update: int,
-    batches: Sequence[WaveformBatch],
-    sums: dict[str, torch.Tensor],
-    norm: torch.Tensor,
-) -> None:
-    """Keeps the last good state and names what happened."""
-    _save(task, optimiser, settings, folder, update)
-    names = [identity for batch in batches for identity in batch.identities]
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    raise TrainingError(
-        f"{settings.stage}, update {update + 1}: the loss is {float(sums['loss'])} and the gradient "
-        f"norm {float(norm)} on {listed}; the state before this update is saved in {folder}",
-        "look at these files, or lower the learning rate, then run again with --resume",
-    )

@@ -1,0 +1,93 @@
+"""The teacher's targets on disk, for data small enough to be heard again and again.
+
+A frozen teacher says the same of the same crop each time. Where an epoch is short, its answers fit a disk and
+reading them is cheaper than computing them; that needs every epoch to cut the audio alike, which the
+sampler then does (`UpdateSampler(alike=True)`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+TRIALS = 20
+"""Readings after which it is decided whether reading is faster than computing."""
+
+
+class TargetCache:
+    """Targets of whole batches, in bfloat16, under the hash of the batch's samples.
+
+    Args:
+        folder: made if missing; what an interrupted run left in it is used.
+        limit: bytes it may hold. When it is full it keeps what it has: audio comes round in epochs, so what
+            was written last is not needed sooner.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        folder.mkdir(parents=True, exist_ok=True)
+        self.held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        self.read = self.computed = 0
+        self.seconds_reading = self.seconds_computing = 0.0
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether reading has been faster than computing, as far as is known."""
+        if min(self.read, self.computed) < TRIALS:
+            return True
+        return self.seconds_reading / self.read < self.seconds_computing / self.computed
+
+    def targets(
+        self, waveforms: torch.Tensor, compute: Callable[[], list[torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """The teacher's states for `waveforms` (batch, samples), in bfloat16, from disk or computed.
+
+        Both ways give the same numbers, so a run does not depend on what happens to be on disk.
+        """
+        if not self.worthwhile:
+            return _rounded(compute())
+        began = time.perf_counter()
+        samples = waveforms.detach().cpu().contiguous()
+        digest = hashlib.blake2b(memoryview(samples.numpy()).cast("B"), digest_size=16)
+        path = self.folder / f"{digest.hexdigest()}-{len(samples)}.safetensors"
+        if path.exists():
+            try:
+                found = load_file(path, device=str(waveforms.device))
+                states = [found[str(index)] for index in range(len(found))]
+                self.read += 1
+                self.seconds_reading += time.perf_counter() - began
+                return states
+            except (OSError, SafetensorError):  # half a file that a kill left, or gone meanwhile
+                pass
+        began = time.perf_counter()
+        states = _rounded(compute())
+        self.computed += 1
+        self.seconds_computing += time.perf_counter() - began
+        self._keep(path, states)
+        return states
+
+    def _keep(self, path: Path, states: list[torch.Tensor]) -> None:
+        size = sum(2 * state.numel() for state in states)
+        if self.held + size > self.limit:
+            return
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        tensors = {str(index): state.contiguous().cpu() for index, state in enumerate(states)}
+        try:
+            save_file(tensors, aside)
+            aside.replace(path)
+            self.held += size
+        except (OSError, SafetensorError):  # a full disk ends the cache, not the run
+            aside.unlink(missing_ok=True)
+            self.limit = 0
+
+
+def _rounded(states: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [state.to(torch.bfloat16) for state in states]

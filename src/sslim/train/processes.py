@@ -1,0 +1,72 @@
+"""Which process of how many this is, and what they add up: accelerate's launchers, torch.distributed beneath.
+
+`accelerate launch` and `torchrun` start one process per device and tell each its place through the
+environment. There is no wrapper around the model: an update's gradients are added up once, as one vector,
+after all its batches. A student that shrinks in mid-run would have to be wrapped anew each time, and one
+addition per 640 s of audio costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+
+from sslim.train.device import choose_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this one writes files and talks to the user."""
+        return self.rank == 0
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes, in one exchange."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+        total = reduce(flat, "sum")
+        sizes = [tensor.numel() for tensor in tensors]
+        for tensor, part in zip(tensors, total.split(sizes), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def agree(self, number: float) -> float:
+        """The main process's number, for all."""
+        if self.count == 1:
+            return number
+        told = torch.tensor(number if self.main else 0.0, dtype=torch.float32, device=self.device)
+        self.add_up([told])
+        return float(told)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            PartialState().wait_for_everyone()
+
+
+def find_processes(device: str) -> Processes:
+    """This process's place and device, as a launcher set them; alone where none did.
+
+    Args:
+        device: as in the settings: `auto`, `cpu`, `cuda`, ...
+
+    Raises:
+        ConfigError: the device does not exist here.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(0, 1, choose_device(device))
+    on_cpu = choose_device(device).type == "cpu"
+    state = PartialState(cpu=on_cpu)
+    return Processes(state.process_index, state.num_processes, state.device)

@@ -1,0 +1,164 @@
+"""One stage of a run: audio into the loop, from wherever the stage was left.
+
+What every stage of every run needs is here once: the joint stage, the recovery stage and the demo's
+distillation-only student differ in their tasks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sslim.audio import Manifest, Skipped, UpdateSampler
+from sslim.audio.batching import Batches
+from sslim.config import RunConfig
+from sslim.train import checkpoint
+from sslim.train.device import keep_freed_memory
+from sslim.train.loop import LoopSettings, Progress, train
+from sslim.train.memory import seconds_that_fit
+from sslim.train.processes import Processes
+from sslim.train.progress import ProgressBar
+from sslim.train.state import RunState
+from sslim.train.step import TrainableTask
+from sslim.train.tracking import Trackers
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the stages of a run share."""
+
+    config: RunConfig
+    manifest: Manifest
+    folder: Path
+    """Log, state and checkpoints."""
+    processes: Processes
+    precision: torch.dtype
+    progress: ProgressBar
+    state: RunState
+    trackers: Trackers
+    waited: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds that training stood still for want of audio."""
+
+
+def run_stage(
+    session: Session,
+    stage: str,
+    task: TrainableTask,
+    *,
+    updates: int,
+    warmup_fraction: float,
+    first: int,
+) -> None:
+    """Trains `task` through one stage.
+
+    Args:
+        session: what the stages share.
+        stage: its name in logs and checkpoints.
+        task: already on the device.
+        updates: its length.
+        warmup_fraction: share of the updates over which the learning rate rises.
+        first: its first update in the run's one sequence of updates.
+
+    Raises:
+        TrainingError, AudioError, KeyboardInterrupt: as `train` and `Batches`.
+    """
+    config, processes = session.config, session.processes
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+    saved = checkpoint.found(session.folder / "checkpoints" / stage)
+    start = saved[-1] if saved else None
+    done = int(checkpoint.load(start)[1]["update"]) if start else 0
+    sampler = UpdateSampler(
+        [utterance.seconds for utterance in session.manifest.utterances],
+        seconds_per_update=config.seconds_per_update,
+        # A batch is shared by all processes.
+        seconds_per_batch=processes.count * _batch_seconds(session, task),
+        max_seconds=config.audio.max_seconds,
+        seed=config.seed,
+        alike=config.target_cache_gib > 0,
+    )
+    settings = LoopSettings(
+        stage=stage,
+        updates=updates,
+        warmup_fraction=warmup_fraction,
+        clip_norm=config.clip_norm,
+        precision=session.precision,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+        seed=config.seed + first,
+        check_every=1 if processes.device.type == "cpu" else config.log_every,
+    )
+    with Batches(
+        session.manifest,
+        sampler,
+        first_update=first + done,
+        last_update=first + updates,
+        workers=config.workers,
+        max_seconds=config.audio.max_seconds,
+        pin_memory=processes.device.type == "cuda",
+        rank=processes.rank,
+        processes=processes.count,
+        on_lost=_report_once(session),
+    ) as stream:
+
+        def on_progress(progress: Progress) -> None:
+            trained = progress.seconds_per_update * (progress.update - done)
+            share = min(1.0, stream.seconds_waited / max(trained, 1e-9))
+            session.waited[stage] = stream.seconds_waited
+            session.state.progress(stage, progress.update, progress.seconds_per_update, share)
+            if progress.logged:
+                figures = {f"{stage}/{name}": value for name, value in progress.figures.items()}
+                figures[f"{stage}/seconds_per_update"] = progress.seconds_per_update
+                figures[f"{stage}/waiting_share"] = share
+                session.trackers.log(figures, first + progress.update)
+            session.progress(progress)
+
+        train(
+            task,
+            ((update - first, audio) for update, audio in stream),
+            settings,
+            session.folder,
+            processes,
+            start=start,
+            on_progress=on_progress if processes.main else None,
+            on_warning=session.progress.say,
+        )
+
+
+def _batch_seconds(session: Session, task: TrainableTask) -> float:
+    """Seconds of audio that pass through the models of one process at once.
+
+    Measured where the settings leave it open, once: a resumed run goes on with the same batches, whatever
+    memory is free by then.
+    """
+    config = session.config
+    if config.seconds_per_batch:
+        return config.seconds_per_batch
+    known = session.processes.agree(session.state.facts.get("seconds_per_batch", 0.0))
+    if not known:
+        longest = min(
+            config.audio.max_seconds,
+            max(utterance.seconds for utterance in session.manifest.utterances),
+        )
+        known = seconds_that_fit(task, session.processes, session.precision, longest)
+        session.state.set(seconds_per_batch=known)
+        shown = min(known, config.seconds_per_update / session.processes.count)
+        session.progress.say(
+            f"{shown:.0f} s of audio at once, {config.seconds_per_update:g} s per update"
+        )
+    return known
+
+
+def _report_once(session: Session) -> Callable[[Skipped], None]:
+    lost: set[str] = set()
+
+    def report(item: Skipped) -> None:
+        if item.path not in lost:
+            lost.add(item.path)
+            session.progress.say(f"warning: skipped {item.path}: {item.reason}")
+
+    return report

@@ -1,0 +1,78 @@
+"""Where a run stands, in one small file that other programs may read while it runs.
+
+`state.json` in a run's folder: what it does, how far it is, how fast it goes and what it waits for. It is
+rewritten every few seconds, whole or not at all, and read by `sslim runs`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sslim.train import checkpoint
+
+FILE = "state.json"
+SECONDS_BETWEEN_WRITES = 5.0
+
+
+class RunState:
+    """Keeps `state.json`.
+
+    Args:
+        folder: the run's folder.
+        stages: name of each stage -> its updates, in order; for the time left.
+        writes: whether this process writes the file (one of several does).
+    """
+
+    def __init__(self, folder: Path, stages: Mapping[str, int], *, writes: bool = True) -> None:
+        self.folder = folder
+        self.stages = dict(stages)
+        self.writes = writes
+        self.facts = read_state(folder)
+        self.facts |= {"status": "starting", "host": platform.node(), "process": os.getpid()}
+        self._written = -float("inf")
+
+    def set(self, **facts: Any) -> None:
+        """Changes facts and writes the file now."""
+        self.facts |= facts
+        self.facts["written"] = time.time()
+        self._written = time.monotonic()
+        if self.writes and self.folder.is_dir():
+            checkpoint.write_json(self.folder / FILE, self.facts)
+
+    def progress(
+        self, stage: str, update: int, seconds_per_update: float, waiting_share: float
+    ) -> None:
+        """Notes how far the run is, on disk every few seconds."""
+        names = list(self.stages)
+        later = names[names.index(stage) + 1 :] if stage in names else []
+        updates_left = self.stages.get(stage, update) - update
+        updates_left += sum(self.stages[name] for name in later)
+        facts = {
+            "status": "running",
+            "stage": stage,
+            "update": update,
+            "updates": self.stages.get(stage, update),
+            "seconds_per_update": round(seconds_per_update, 4),
+            "waiting_share": round(waiting_share, 4),
+            # The pace of this stage stands for the next as well; a smaller student is faster than that.
+            "seconds_left": round(updates_left * seconds_per_update, 1),
+        }
+        if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self.set(**facts)
+        else:
+            self.facts |= facts
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `state.json` in `folder` says; empty where there is none."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return facts
