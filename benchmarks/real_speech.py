@@ -3,7 +3,8 @@
     python benchmarks/real_speech.py SPEECH TEACHER OUT [--json FILE] [--updates 1200 600]
 
 SPEECH is a folder with `manifest.csv` (columns path, start, end, split, sid_split, corpus, label, speaker);
-TEACHER a model folder. Prints one table: the teacher, its 25% student, and log-mel features.
+TEACHER a model folder. Prints one table: the teacher; its 25% student; the same run with a student that does
+not shrink while it trains; a distillation-only student of the same size and as many updates; log-mel features.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import argparse
 import csv
 import json
 import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
 from sslim.backbone.loading import load_model
+from sslim.backbone.units import plan_of, shape_of
 from sslim.compress import compress
+from sslim.demo.baseline import distil_only
 from sslim.demo.run import extractor_of
 from sslim.evaluate.fbank import log_mel
 from sslim.evaluate.probe import LabelledFeatures, pooled_features, probe
+from sslim.plan import MACS_SECONDS
+from sslim.recipes import resolve
 from sslim.train.device import versions
 
 TASKS = {
@@ -110,43 +113,64 @@ def main() -> None:
         "stage1.learning_rate=4e-4",
         "stage2.learning_rate=2e-4",
     ]
-    began = time.perf_counter()
-    result = compress(
-        arguments.teacher,
-        manifest,
-        arguments.out / "student",
-        params="25%",
-        settings=settings,
-        force=True,
-    )
-    seconds = time.perf_counter() - began
-    print(result.summary_line())
+    students: dict[str, dict[str, Any]] = {}
+    for name, changes in (("student", []), ("not shrinking", ["stage1.shrink_chances=0"])):
+        out = arguments.out / name.replace(" ", "-")
+        result = compress(
+            arguments.teacher,
+            manifest,
+            out,
+            params="25%",
+            settings=[*settings, *changes],
+            resume=(out / "run" / "run.json").is_file(),
+        )
+        print(result.summary_line())
+        facts = json.loads((out / "sslim.json").read_text(encoding="utf-8"))["result"]
+        students[name] = {
+            "folder": out,
+            "seconds": round(result.seconds),
+            "parameters": result.parameters,
+            "dense_parameters": result.dense_parameters,
+            "macs_per_second": result.macs_per_second,
+            "dense_macs_per_second": result.dense_macs_per_second,
+            "cosine_by_layer": {layer: row["cosine"] for layer, row in result.layers.items()},
+            "shrinks": facts["shrinks"],
+            "seconds_waited_for_audio": round(facts["seconds_waited_for_audio"], 1),
+        }
+    out = arguments.out / "distillation-only"
+    config = resolve("paper", settings=settings, params="25%")
+    if not (out / "config.json").is_file():
+        limit = students["student"]["dense_parameters"] // 4
+        seconds = distil_only(
+            arguments.teacher, manifest, out, limit=limit, config=config, where={}
+        )
+        (out / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+    alone = load_model(out).model
+    students["distillation only"] = {
+        "folder": out,
+        "seconds": round(json.loads((out / "seconds.json").read_text(encoding="utf-8"))),
+        "parameters": plan_of(alone).parameters(shape_of(alone)),
+        "macs_per_second": round(plan_of(alone).macs(shape_of(alone)) / MACS_SECONDS),
+    }
     table = {}
-    for name, source in (("teacher", arguments.teacher), ("student", arguments.out / "student")):
+    folders = {"teacher": arguments.teacher}
+    folders |= {name: facts.pop("folder") for name, facts in students.items()}
+    for name, source in folders.items():
         print(name)
         table[name] = scores(arguments.speech, extractor_of(load_model(source)), arguments.seeds)
     print("log-mel")
     table["log-mel"] = scores(arguments.speech, log_mel, arguments.seeds)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     facts = {
         "command": "python benchmarks/real_speech.py SPEECH TEACHER OUT "
         f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds}",
-        "commit": commit,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": versions(),
-        "seconds_to_compress": round(seconds),
-        "parameters": result.parameters,
-        "dense_parameters": result.dense_parameters,
-        "macs_per_second": result.macs_per_second,
-        "dense_macs_per_second": result.dense_macs_per_second,
-        "cosine_by_layer": {layer: row["cosine"] for layer, row in result.layers.items()},
+        "settings": settings,
+        "students": students,
         "accuracy": table,
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    print(f"compressed in {seconds:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

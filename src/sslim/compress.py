@@ -32,6 +32,7 @@ from sslim.backbone.saving import save_folder, under_head
 from sslim.backbone.units import plan_of, shape_of
 from sslim.config import (
     SAFE_TO_CHANGE,
+    JointConfig,
     RunConfig,
     difference,
     from_dict,
@@ -64,9 +65,6 @@ from sslim.train.tracking import Trackers
 
 MEASURED_UTTERANCES = 32
 """Utterances on which the distance to the teacher is measured at the end."""
-
-SHRINK_CHANCES = 20
-"""How often in the joint stage it is asked whether shrinking the student is worth it."""
 
 RUN_FOLDER = "run"
 """Where a run keeps its log, state and checkpoints, inside the output folder."""
@@ -367,7 +365,8 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         gate_learning_rate=config.stage1.gate_learning_rate,
         sparsity_warmup=round(config.stage1.sparsity_warmup_fraction * config.stage1.updates),
         seed=config.seed,
-        shrink_every=max(1, config.stage1.updates // SHRINK_CHANCES),
+        shrink_every=_shrink_every(config.stage1),
+        shrink_multiple=config.stage1.shrink_multiple,
         layers=run.layers,
         learning_rate=config.stage1.learning_rate,
         normalise_waveform=run.teacher.normalise,
@@ -401,6 +400,11 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         shutil.rmtree(run.folder / "checkpoints" / "stage1", ignore_errors=True)
     run.processes.wait()
     return small, task.projections, facts
+
+
+def _shrink_every(stage: JointConfig) -> int:
+    """Updates between two chances to shrink; 0: none."""
+    return max(1, stage.updates // stage.shrink_chances) if stage.shrink_chances else 0
 
 
 def _target_cache(run: _Run) -> TargetCache | None:

@@ -82,6 +82,13 @@ class JointConfig:
     sparsity_warmup_fraction: float = 0.1
     """Share of the updates over which the target sparsity rises from 0 to what the budget asks."""
 
+    shrink_chances: int = 20
+    """How often in the stage it is asked whether units that are closed for good should be removed from
+    the student at once, which makes the rest of the stage faster. 0: never."""
+
+    shrink_multiple: int = 8
+    """Sizes of a student that shrinks are rounded up to multiples of this; hardware likes 8 to 64."""
+
 
 @dataclass(frozen=True)
 class RecoveryConfig:
@@ -443,6 +450,8 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
     yield from at_least(
         0, "seed", "seconds_per_batch", "workers", "stage2.updates", "target_cache_gib"
     )
+    yield from at_least(0, "stage1.shrink_chances")
+    yield from at_least(1, "stage1.shrink_multiple")
     yield from at_least(1, "log_every", "checkpoint_every", "keep_checkpoints", "stage1.updates")
     yield from above_zero("seconds_per_update", "clip_norm", "audio.max_seconds")
     yield from above_zero("stage1.learning_rate", "stage1.gate_learning_rate")

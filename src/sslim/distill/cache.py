@@ -56,7 +56,7 @@ class TargetCache:
             return _rounded(compute())
         began = time.perf_counter()
         samples = waveforms.detach().cpu().contiguous()
-        digest = hashlib.blake2b(memoryview(samples.numpy()).cast("B"), digest_size=16)
+        digest = hashlib.blake2b(samples.numpy().tobytes(), digest_size=16)
         path = self.folder / f"{digest.hexdigest()}-{len(samples)}.safetensors"
         if path.exists():
             try:

@@ -7,6 +7,7 @@ are thrown away afterwards. Nothing is pruned during training.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,13 +56,14 @@ def first_layers(teacher: SslimModel, limit: int) -> SslimModel:
 class PredictionTask(DistillationTask):
     """Heads on the student's last layer predict the teacher's mapped layers (0 excepted)."""
 
-    def __init__(self, teacher: SslimModel, student: SslimModel, **settings: Any) -> None:
-        super().__init__(teacher, student, **settings)
+    def __init__(
+        self, teacher: SslimModel, student: SslimModel, *, layers: Sequence[int], **settings: Any
+    ) -> None:
+        super().__init__(teacher, student, layers=[k for k in layers if k > 0], **settings)
         width = teacher.config.hidden_size
-        self.targets = tuple(layer for layer in self.layers if layer > 0)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-            for _ in self.targets
+            for _ in self.layers
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -71,8 +73,6 @@ class PredictionTask(DistillationTask):
     def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.normalise_waveform:
             waveforms = normalise(waveforms)
-        with torch.no_grad():
-            target = self.teacher.distillation_features(waveforms, last_layer=self.targets[-1])
+        targets = self.targets(waveforms)
         last = self.student.distillation_features(waveforms)[-1]
-        predicted = [head(last) for head in self.heads]
-        return distillation_loss(predicted, [target[layer] for layer in self.targets])
+        return distillation_loss([head(last) for head in self.heads], targets)

@@ -197,10 +197,12 @@ class JointTask(DistillationTask):
         sparsity_warmup: int,
         seed: int,
         shrink_every: int = 0,
+        shrink_multiple: int = 8,
         **settings: Any,
     ) -> None:
         super().__init__(teacher, student, **settings)
         self.shrink_every = shrink_every
+        self.shrink_multiple = shrink_multiple
         self.budget = budget
         self.gates = Gates(student, kinds, seed=seed)
         # Holds the same modules again, so it is kept out of this module's own children.
@@ -295,7 +297,7 @@ class JointTask(DistillationTask):
         step = update + 1
         if self.shrink_every <= 0 or step < self.sparsity_warmup or step % self.shrink_every:
             return False
-        plan = closed_for_good(self.gates, self.budget)
+        plan = closed_for_good(self.gates, self.budget, self.shrink_multiple)
         now = self.gates.plan.count(self.gates.shape, "macs")
         if plan.count(self.gates.shape, "macs") > (1.0 - WORTH_SHRINKING) * now:
             return False
