@@ -3,8 +3,9 @@
     python benchmarks/real_speech.py SPEECH TEACHER OUT [--json FILE] [--updates 1200 600]
 
 SPEECH is a folder with `manifest.csv` (columns path, start, end, split, sid_split, corpus, label, speaker);
-TEACHER a model folder. Prints one table: the teacher; its 25% student; the same run with a student that does
-not shrink while it trains; a distillation-only student of the same size and as many updates; log-mel features.
+TEACHER a model folder. Prints one table: the teacher; its 25% student; the same run with a student that
+does not shrink while it trains; a distillation-only student of the same size after as many updates; log-mel
+features.
 """
 
 from __future__ import annotations

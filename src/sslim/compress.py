@@ -18,24 +18,22 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from sslim.audio import Manifest, load_audio, read_source
+from sslim.audio import Manifest, read_source
+from sslim.audio.shards import Shards, find_shards, first_clips
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.saving import save_folder, under_head
 from sslim.backbone.units import plan_of, shape_of
 from sslim.config import (
-    SAFE_TO_CHANGE,
     JointConfig,
     RunConfig,
-    difference,
-    from_dict,
     parse_budget,
     to_dict,
     to_flat_dict,
@@ -49,14 +47,15 @@ from sslim.distill.task import (
     check_layers,
     normalise,
 )
-from sslim.errors import ConfigError, OutputError
-from sslim.plan import MACS_SECONDS, PruningPlan
+from sslim.errors import AudioError, ConfigError
+from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
 from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
 from sslim.train import checkpoint
 from sslim.train.device import choose_precision, device_name, versions
+from sslim.train.folder import RUN_FOLDER, create_folder, keep_inputs_apart, may_write, write_run
 from sslim.train.processes import Processes, find_processes
 from sslim.train.progress import ProgressBar
 from sslim.train.stage import Session, run_stage
@@ -65,9 +64,6 @@ from sslim.train.tracking import Trackers
 
 MEASURED_UTTERANCES = 32
 """Utterances on which the distance to the teacher is measured at the end."""
-
-RUN_FOLDER = "run"
-"""Where a run keeps its log, state and checkpoints, inside the output folder."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,8 @@ class _Run:
         return self.session.config
 
     @property
-    def manifest(self) -> Manifest:
-        return self.session.manifest
+    def audio(self) -> Manifest | Shards:
+        return self.session.audio
 
     @property
     def folder(self) -> Path:
@@ -148,8 +144,8 @@ def compress(
 
     Args:
         teacher: hub id, local folder, or checkpoint file.
-        audio: a folder (searched recursively), a list of files, a fairseq tsv, a CSV manifest, or a
-            lhotse manifest.
+        audio: a folder (searched recursively), a list of files, a fairseq tsv, a CSV manifest, a lhotse
+            manifest, or shards (lhotse Shar, WebDataset), which are streamed.
         out: folder to write.
         recipe: `paper`, `fast` or `demo`.
         config: a TOML file that edits the recipe.
@@ -172,19 +168,17 @@ def compress(
     )
     out = Path(out)
     processes = find_processes(resolved.device)
-    _keep_inputs_apart(out, teacher, audio)
-    finished = None
-    if processes.main:
-        finished = _prepare_folder(out, resume=resume, force=force)
-    if processes.agree(float(finished is not None)):
-        return finished or _read_result(out)
+    keep_inputs_apart(out, teacher, audio)
+    finished = processes.main and not may_write(out, resume=resume, force=force)
+    if processes.agree(float(finished)):
+        return _read_result(out)
     with ProgressBar(progress and processes.main) as bar:
         loaded = load_model(teacher)
         run = _check(resolved, loaded, audio, where, out, bar, processes)
         if processes.main:
             if not resume:
-                _create_folder(out)
-            _write_run(run, recipe, audio, resume)
+                create_folder(out)
+            write_run(run.session, _description(run, recipe, audio), resume=resume)
         processes.wait()
         with _noted(run, recipe):
             student, projections, decision = _joint_stage(run)
@@ -212,55 +206,6 @@ def _noted(run: _Run, recipe: str) -> Iterator[None]:
     state.set(status="finished", seconds_left=0.0)
 
 
-def _keep_inputs_apart(
-    out: Path, teacher: str | Path, audio: str | Path | Sequence[str | Path]
-) -> None:
-    """The result must not be written over what it is made from."""
-    inputs = [("teacher", teacher)]
-    if isinstance(audio, (str, Path)):
-        inputs.append(("audio", audio))
-    for what, path in inputs:
-        if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
-            raise OutputError(
-                f"the {what} {path} lies in the output folder {out}",
-                "choose another folder for OUT",
-            )
-
-
-def _prepare_folder(out: Path, *, resume: bool, force: bool) -> CompressionResult | None:
-    """Refuses to overwrite; returns the result where a resumed run had already finished."""
-    if out.is_file():
-        raise OutputError(f"{out} is a file", "give a folder for the result")
-    holds = out.is_dir() and any(out.iterdir())
-    if resume:
-        if not (out / RUN_FOLDER / "run.json").is_file():
-            raise OutputError(f"{out} holds no run to resume", "run without --resume to start one")
-        return _read_result(out) if (out / "sslim.json").is_file() else None
-    if holds and not force:
-        raise OutputError(
-            f"{out} already holds something",
-            "use --resume to go on, --force to replace it, or a new folder",
-        )
-    if holds and not ((out / RUN_FOLDER).is_dir() or (out / "sslim.json").is_file()):
-        raise OutputError(
-            f"{out} holds files that are not from sslim, and --force would remove them",
-            "choose an empty folder, or empty this one yourself",
-        )
-    return None
-
-
-def _create_folder(out: Path) -> None:
-    """Only now, when everything has been checked, goes what `--force` replaces."""
-    try:
-        if out.is_dir():
-            shutil.rmtree(out)
-        (out / RUN_FOLDER).mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot create {out}: {error.strerror}", "choose another folder"
-        ) from error
-
-
 def _check(
     config: RunConfig,
     teacher: LoadedModel,
@@ -279,24 +224,14 @@ def _check(
     folder = out / RUN_FOLDER
     trackers = Trackers(config.trackers if processes.main else (), folder, to_flat_dict(config))
     bar.say("looking at the audio ...")
-    manifest = read_source(
-        audio,
-        min_seconds=config.audio.min_seconds,
-        max_seconds=config.audio.max_seconds,
-        where=where,
-    )
-    for skipped in manifest.skipped[:5]:
-        bar.say(f"skipped {skipped.path}: {skipped.reason}")
-    if len(manifest.skipped) > 5:
-        bar.say(f"skipped {len(manifest.skipped) - 5} more; all are listed in {folder}")
+    heard = _read_audio(config, audio, where, folder, bar)
     bar.say(
-        f"{teacher.family} teacher, {now:,} {config.budget_quantity}; "
-        f"{len(manifest.utterances):,} utterances, {manifest.seconds / 3600:.2f} h; "
+        f"{teacher.family} teacher, {now:,} {config.budget_quantity}; {heard.described()}; "
         f"budget {budget.limit:,} {config.budget_quantity}"
     )
     session = Session(
         config=config,
-        manifest=manifest,
+        audio=heard,
         folder=folder,
         processes=processes,
         precision=choose_precision(config.precision, processes.device),
@@ -311,44 +246,48 @@ def _check(
     return _Run(session, teacher, budget, layers)
 
 
-def _write_run(run: _Run, recipe: str, audio: Any, resume: bool) -> None:
-    """Writes what the run is, or checks that a resumed run is still the same."""
-    facts = {
+def _read_audio(
+    config: RunConfig,
+    audio: str | Path | Sequence[str | Path],
+    where: Mapping[str, str] | None,
+    folder: Path,
+    bar: ProgressBar,
+) -> Manifest | Shards:
+    shards = find_shards(audio)
+    if shards is not None:
+        if where:
+            raise AudioError("shards have no columns to choose from", "leave out --where")
+        if config.target_cache_gib:
+            raise ConfigError(
+                "target_cache_gib needs audio that is heard alike each epoch, and shards are not",
+                "leave it at 0",
+            )
+        return shards
+    manifest = read_source(
+        audio,
+        min_seconds=config.audio.min_seconds,
+        max_seconds=config.audio.max_seconds,
+        where=where,
+    )
+    for skipped in manifest.skipped[:5]:
+        bar.say(f"skipped {skipped.path}: {skipped.reason}")
+    if len(manifest.skipped) > 5:
+        bar.say(f"skipped {len(manifest.skipped) - 5} more; all are listed in {folder}")
+    return manifest
+
+
+def _description(run: _Run, recipe: str, audio: Any) -> dict[str, Any]:
+    """What the run is: kept in its folder, and compared when it is resumed."""
+    return {
         "config": to_dict(run.config),
         "recipe": recipe,
         "teacher": {"source": run.teacher.source, "fingerprint": run.teacher.fingerprint},
-        "audio": {"source": str(audio), **run.manifest.summary()},
+        "audio": {"source": str(audio), **run.audio.summary()},
         "device": device_name(run.processes.device),
         "processes": run.processes.count,
         "precision": str(run.session.precision).removeprefix("torch."),
         "versions": versions(),
     }
-    path = run.folder / "run.json"
-    if not resume:
-        checkpoint.write_json(path, facts)
-        checkpoint.write_json(
-            run.folder / "skipped.json",
-            {"skipped": [asdict(item) for item in run.manifest.skipped]},
-        )
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = difference(from_dict(before["config"]), run.config)
-    unsafe = {name: pair for name, pair in changed.items() if name not in SAFE_TO_CHANGE}
-    if unsafe:
-        listed = ", ".join(
-            f"{name} ({old} before, {new} now)" for name, (old, new) in unsafe.items()
-        )
-        raise ConfigError(
-            f"the run in {run.folder.parent} was started with other settings: {listed}",
-            "resume with the same settings, or start anew with --force",
-        )
-    if before["teacher"]["fingerprint"] != run.teacher.fingerprint:
-        raise ConfigError(
-            f"the run in {run.folder.parent} was started with another teacher",
-            f"resume with {before['teacher']['source']}, or start anew with --force",
-        )
-    if before["audio"] != json.loads(json.dumps(facts["audio"])):
-        run.say("warning: the audio is not what the run was started with")
 
 
 def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
@@ -479,9 +418,9 @@ def measure_layers(
     torch.nn.Module.to(student, run.processes.device).eval()
     projections = projections.to(run.processes.device)
     sums = {layer: {"cosine": 0.0, "l1": 0.0} for layer in run.layers}
-    utterances = run.manifest.utterances[:MEASURED_UTTERANCES]
-    for utterance in utterances:
-        samples = load_audio(utterance)[: int(run.config.audio.max_seconds * 16_000)]
+    clips = list(first_clips(run.audio, MEASURED_UTTERANCES, run.config.audio.min_seconds))
+    for clip in clips:
+        samples = clip[: int(run.config.audio.max_seconds * SAMPLING_RATE)]
         waveforms = torch.from_numpy(samples)[None].to(run.processes.device)
         if run.teacher.normalise:
             waveforms = normalise(waveforms)
@@ -492,8 +431,8 @@ def measure_layers(
         for layer, state in zip(run.layers, projected, strict=True):
             parts = distillation_loss([state], [theirs[layer]])
             for name in ("cosine", "l1"):
-                sums[layer][name] += float(parts[name]) / len(utterances)
-    return sums, len(utterances)
+                sums[layer][name] += float(parts[name]) / len(clips)
+    return sums, len(clips)
 
 
 def _finish(
@@ -545,7 +484,7 @@ def _finish(
             else run.teacher.source,
             "fingerprint": run.teacher.fingerprint,
         },
-        "audio": {"source": Path(str(audio)).name, **run.manifest.summary()},
+        "audio": {"source": Path(str(audio)).name, **run.audio.summary()},
         "device": device_name(run.processes.device),
         "precision": str(run.session.precision).removeprefix("torch."),
         "versions": versions(),

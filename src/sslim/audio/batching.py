@@ -27,9 +27,6 @@ from sslim.plan import SAMPLING_RATE
 SHORTEST = 400
 """Samples that give one frame."""
 
-RESAMPLING_SLACK = 16
-"""Samples by which a decoded file may fall short of what its header promises at another rate."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -60,9 +57,7 @@ def collate(
         The batch of this process, None where it has nothing, and what could not be read.
     """
     shortest = min([max_seconds, *(utterance.seconds for utterance in utterances)])
-    resampled = any(utterance.sampling_rate != SAMPLING_RATE for utterance in utterances)
-    length = round(shortest * SAMPLING_RATE) - (RESAMPLING_SLACK if resampled else 0)
-    length = max(SHORTEST, length)
+    length = max(SHORTEST, round(shortest * SAMPLING_RATE))
     crops: list[np.ndarray] = []
     names: list[str] = []
     lost: list[Skipped] = []
@@ -73,16 +68,23 @@ def collate(
         except AudioError as error:
             lost.append(Skipped(utterance.identity, error.problem))
             continue
-        if len(waveform) < length:
-            seconds = len(waveform) / SAMPLING_RATE
-            lost.append(Skipped(utterance.identity, f"holds only {seconds:.2f} s after decoding"))
-            continue
-        start = random.Random(f"{seed}/{place}").randint(0, len(waveform) - length)
-        crops.append(waveform[start : start + length])
+        crops.append(crop(waveform, length, f"{seed}/{place}"))
         names.append(utterance.identity)
     if not crops:
         return None, lost
     return Batch(torch.from_numpy(np.stack(crops)), tuple(names)), lost
+
+
+def crop(waveform: np.ndarray, length: int, seed: str) -> np.ndarray:
+    """`length` samples of a waveform, from a place drawn from `seed`.
+
+    A file may fall a little short of what its header promised (resampling, an MP3's estimate); its end is
+    then reflected, so that the length of a batch is known before anything is decoded.
+    """
+    if len(waveform) < length:
+        return np.pad(waveform, (0, length - len(waveform)), mode="reflect")
+    start = random.Random(seed).randint(0, len(waveform) - length)
+    return waveform[start : start + length]
 
 
 class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):
@@ -128,15 +130,14 @@ class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):
         return update, batches, lost
 
 
-class Batches:
-    """An iterator of (update, batches) from `first_update` up to and without `last_update`.
+class UpdateStream:
+    """An iterator of (update, batches) over a data set of (update, batches, lost).
 
     Use it as a context manager: leaving it stops the workers.
 
     Args:
         workers: processes that decode ahead; 0 decodes in this one.
-        rank: this training process among its peers.
-        processes: how many training processes share each batch.
+        pin_memory: whether the batches go to a GPU.
         on_lost: called with what could not be read when it should have been heard.
 
     Raises (while iterating):
@@ -145,24 +146,15 @@ class Batches:
 
     def __init__(
         self,
-        manifest: Manifest,
-        sampler: UpdateSampler,
+        updates: Dataset[Any],
         *,
-        first_update: int,
-        last_update: int,
-        max_seconds: float,
         workers: int = 0,
         pin_memory: bool = False,
-        rank: int = 0,
-        processes: int = 1,
         on_lost: Callable[[Skipped], None] | None = None,
     ) -> None:
         self.seconds_waited = 0.0
         """Time the training spent waiting for audio."""
         self.on_lost = on_lost
-        updates = _Updates(
-            manifest, sampler, max_seconds, first_update, last_update, rank, processes
-        )
         settings: dict[str, Any] = {"prefetch_factor": 2} if workers else {}
         self.loader: DataLoader[Any] = DataLoader(
             updates,
@@ -174,7 +166,7 @@ class Batches:
         )
         self._iterator: Iterator[Any] | None = None
 
-    def __enter__(self) -> Batches:
+    def __enter__(self) -> UpdateStream:
         return self
 
     def __exit__(
@@ -207,6 +199,34 @@ class Batches:
                     "bring the audio back and run again with --resume",
                 )
             yield update, batches
+
+
+class Batches(UpdateStream):
+    """The updates of a manifest, from `first_update` up to and without `last_update`.
+
+    Args:
+        max_seconds: longer utterances are cropped to this.
+        rank: this training process among its peers.
+        processes: how many training processes share each batch.
+        settings: as for UpdateStream.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sampler: UpdateSampler,
+        *,
+        first_update: int,
+        last_update: int,
+        max_seconds: float,
+        rank: int = 0,
+        processes: int = 1,
+        **settings: Any,
+    ) -> None:
+        updates = _Updates(
+            manifest, sampler, max_seconds, first_update, last_update, rank, processes
+        )
+        super().__init__(updates, **settings)
 
 
 def _begin_worker(_: int) -> None:

@@ -43,12 +43,17 @@ class Manifest:
         """Length of all utterances together."""
         return sum(utterance.seconds for utterance in self.utterances)
 
+    def described(self) -> str:
+        """In words, for people."""
+        return f"{len(self.utterances):,} utterances, {self.seconds / 3600:.2f} hours"
+
     def summary(self) -> dict[str, Any]:
         """Figures that say what was heard; `fingerprint` changes when any utterance does."""
         digest = hashlib.sha256()
         for utterance in self.utterances:
             digest.update(f"{utterance.identity}\t{utterance.seconds:.4f}\n".encode())
         return {
+            "described": self.described(),
             "utterances": len(self.utterances),
             "seconds": round(self.seconds, 3),
             "skipped": len(self.skipped),

@@ -22,10 +22,12 @@ from sslim.cli.compress import compress
 from sslim.cli.convert import convert
 from sslim.cli.demo import demo
 from sslim.cli.inspect import inspect
+from sslim.cli.runs import runs
 from sslim.errors import SslimError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+DISK_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 
 app = typer.Typer(
     name="sslim",
@@ -35,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (compress, convert, inspect, demo):
+for verb in (compress, convert, inspect, runs, demo):
     app.command()(verb)
 
 
@@ -119,7 +121,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _is_disk_full(error: BaseException) -> bool:
     """Whether a full disk is behind an error (torch and safetensors wrap that in their own)."""
     return any(
-        (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT))
-        or "No space left on device" in str(cause)
+        (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        or any(words in str(cause) for words in DISK_FULL)
         for cause in _causes(error)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ def compress(
         typer.Argument(
             metavar="AUDIO",
             help="A folder (searched recursively), a list of files, a fairseq tsv, a CSV manifest, "
-            "or a lhotse manifest.",
+            "a lhotse manifest, or shards (lhotse Shar or WebDataset: a folder of .tar).",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
@@ -90,7 +91,8 @@ def compress(
         where=columns,
         progress=True,
     )
-    typer.echo(result.summary_line())
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        typer.echo(result.summary_line())
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, str]:

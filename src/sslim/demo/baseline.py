@@ -56,7 +56,7 @@ def distil_only(
     with ProgressBar(progress) as bar:
         session = Session(
             config=replace(config, checkpoint_every=updates),
-            manifest=manifest,
+            audio=manifest,
             folder=run,
             processes=processes,
             precision=choose_precision(config.precision, processes.device),

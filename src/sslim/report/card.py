@@ -49,7 +49,7 @@ distillation, at the mapped layers (0 is the output of the feature projection):
 ## How it was made
 
 - teacher: `{teacher}` (SHA-256 of its weights {fingerprint})
-- audio: {utterances:,} utterances, {hours:.2f} hours, from `{audio}`
+- audio: {heard}, from `{audio}`
 - recipe: {recipe}; {stage1} updates of joint distillation and pruning, {stage2} updates of recovery,
   {seconds_per_update:g} s of audio each; seed {seed}
 - gates that had not settled at the decision: {undecided:,} of {units:,}
@@ -99,8 +99,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         file_bytes=result["file_bytes"],
         measured_utterances=result["measured_utterances"],
         layers=rows,
-        utterances=facts["audio"]["utterances"],
-        hours=facts["audio"]["seconds"] / 3600,
+        heard=facts["audio"]["described"],
         audio=facts["audio"]["source"],
         recipe=facts["recipe"],
         stage1=run["stage1"]["updates"],

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sslim.audio import Manifest, Skipped, UpdateSampler
-from sslim.audio.batching import Batches
+from sslim.audio.batching import Batches, UpdateStream
+from sslim.audio.shards import ShardBatches, Shards, StreamSettings
 from sslim.config import RunConfig
 from sslim.train import checkpoint
 from sslim.train.device import keep_freed_memory
@@ -31,7 +33,7 @@ class Session:
     """What the stages of a run share."""
 
     config: RunConfig
-    manifest: Manifest
+    audio: Manifest | Shards
     folder: Path
     """Log, state and checkpoints."""
     processes: Processes
@@ -71,15 +73,6 @@ def run_stage(
     saved = checkpoint.found(session.folder / "checkpoints" / stage)
     start = saved[-1] if saved else None
     done = int(checkpoint.load(start)[1]["update"]) if start else 0
-    sampler = UpdateSampler(
-        [utterance.seconds for utterance in session.manifest.utterances],
-        seconds_per_update=config.seconds_per_update,
-        # A batch is shared by all processes.
-        seconds_per_batch=processes.count * _batch_seconds(session, task),
-        max_seconds=config.audio.max_seconds,
-        seed=config.seed,
-        alike=config.target_cache_gib > 0,
-    )
     settings = LoopSettings(
         stage=stage,
         updates=updates,
@@ -92,18 +85,7 @@ def run_stage(
         seed=config.seed + first,
         check_every=1 if processes.device.type == "cpu" else config.log_every,
     )
-    with Batches(
-        session.manifest,
-        sampler,
-        first_update=first + done,
-        last_update=first + updates,
-        workers=config.workers,
-        max_seconds=config.audio.max_seconds,
-        pin_memory=processes.device.type == "cuda",
-        rank=processes.rank,
-        processes=processes.count,
-        on_lost=_report_once(session),
-    ) as stream:
+    with _open(session, task, first + done, first + updates) as stream:
 
         def on_progress(progress: Progress) -> None:
             trained = progress.seconds_per_update * (progress.update - done)
@@ -129,6 +111,47 @@ def run_stage(
         )
 
 
+def _open(session: Session, task: TrainableTask, first: int, last: int) -> UpdateStream:
+    """The audio of the updates from `first` to `last`, for this process."""
+    config, processes = session.config, session.processes
+    batch_seconds = _batch_seconds(session, task)
+    settings: dict[str, Any] = {
+        "first_update": first,
+        "last_update": last,
+        "workers": config.workers,
+        "pin_memory": processes.device.type == "cuda",
+        "on_lost": _report_once(session),
+    }
+    if isinstance(session.audio, Shards):
+        stream = StreamSettings(
+            seconds_per_update=config.seconds_per_update / processes.count,
+            seconds_per_batch=batch_seconds,
+            min_seconds=config.audio.min_seconds,
+            max_seconds=config.audio.max_seconds,
+            seed=config.seed,
+            rank=processes.rank,
+            processes=processes.count,
+        )
+        return ShardBatches(session.audio, stream, **settings)
+    sampler = UpdateSampler(
+        [utterance.seconds for utterance in session.audio.utterances],
+        seconds_per_update=config.seconds_per_update,
+        # A batch is shared by all processes.
+        seconds_per_batch=processes.count * batch_seconds,
+        max_seconds=config.audio.max_seconds,
+        seed=config.seed,
+        alike=config.target_cache_gib > 0,
+    )
+    return Batches(
+        session.audio,
+        sampler,
+        max_seconds=config.audio.max_seconds,
+        rank=processes.rank,
+        processes=processes.count,
+        **settings,
+    )
+
+
 def _batch_seconds(session: Session, task: TrainableTask) -> float:
     """Seconds of audio that pass through the models of one process at once.
 
@@ -140,10 +163,9 @@ def _batch_seconds(session: Session, task: TrainableTask) -> float:
         return config.seconds_per_batch
     known = session.processes.agree(session.state.facts.get("seconds_per_batch", 0.0))
     if not known:
-        longest = min(
-            config.audio.max_seconds,
-            max(utterance.seconds for utterance in session.manifest.utterances),
-        )
+        longest = config.audio.max_seconds
+        if isinstance(session.audio, Manifest):
+            longest = min(longest, max(item.seconds for item in session.audio.utterances))
         known = seconds_that_fit(task, session.processes, session.precision, longest)
         session.state.set(seconds_per_batch=known)
         shown = min(known, config.seconds_per_update / session.processes.count)

@@ -6,6 +6,7 @@ rewritten every few seconds, whole or not at all, and read by `sslim runs`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -43,7 +44,8 @@ class RunState:
         self.facts["written"] = time.time()
         self._written = time.monotonic()
         if self.writes and self.folder.is_dir():
-            checkpoint.write_json(self.folder / FILE, self.facts)
+            with contextlib.suppress(OSError):  # a full disk ends the run where it matters, not here
+                checkpoint.write_json(self.folder / FILE, self.facts)
 
     def progress(
         self, stage: str, update: int, seconds_per_update: float, waiting_share: float

@@ -35,6 +35,7 @@ class Trackers:
         PartialState()  # accelerate's trackers ask it whether this process may write
         for name in names:
             self.trackers.append(_start(name, folder))
+            self.trackers[-1].start()
             plain = (str, int, float)
             self.trackers[-1].store_init_configuration(
                 {
