@@ -329,3 +329,42 @@ def test_crops_are_as_long_as_the_shortest(tmp_path: Path) -> None:
     assert other is not None
     assert torch.equal(batch.waveforms, again.waveforms)
     assert not torch.equal(batch.waveforms, other.waveforms)
+
+
+def test_processes_share_a_batch_as_one_would_have_made_it(tmp_path: Path) -> None:
+    manifest = corpus(tmp_path)
+    alone, _ = collate(manifest.utterances[2:7], max_seconds=0.6, seed="x")
+    assert alone is not None
+    for processes in (2, 3):
+        for rank in range(processes):
+            share, _ = collate(
+                manifest.utterances[2:7], max_seconds=0.6, seed="x", rank=rank, processes=processes
+            )
+            assert share is not None
+            assert share.identities == alone.identities[rank::processes]
+            assert torch.equal(share.waveforms, alone.waveforms[rank::processes])
+    nothing, lost = collate(manifest.utterances[:1], max_seconds=1, seed="x", rank=1, processes=2)
+    assert nothing is None
+    assert not lost
+
+
+def test_alike_epochs_have_the_same_batches_in_another_order() -> None:
+    seconds = np.random.default_rng(0).uniform(1, 4, 60).tolist()
+    sampler = UpdateSampler(seconds, seconds_per_update=15, seconds_per_batch=5, alike=True)
+    count = sampler.updates_per_epoch
+    epochs = [
+        [(sampler.update(index), sampler.crop_seed(index)) for index in range(start, start + count)]
+        for start in (0, count, 5 * count)
+    ]
+    assert epochs[0] != epochs[1] != epochs[2]
+    by_seed = [{seed: batches for batches, seed in epoch} for epoch in epochs]
+    assert len(by_seed[0]) == count
+    assert by_seed[0] == by_seed[1] == by_seed[2], "the same crops of the same batches"
+    heard = sorted(index for batches, _ in epochs[0] for batch in batches for index in batch)
+    assert heard == list(range(60))
+
+
+def test_alike_data_shorter_than_an_update() -> None:
+    sampler = UpdateSampler([2.0, 3.0], seconds_per_update=50, seconds_per_batch=10, alike=True)
+    assert sampler.update(0) == sampler.update(4)
+    assert sampler.crop_seed(0) == sampler.crop_seed(4)

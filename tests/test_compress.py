@@ -170,11 +170,19 @@ def test_the_same_seed_gives_the_same_weights(teacher: Path, audio: Path, tmp_pa
     )
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5, 6, 7, 9])
+@pytest.mark.parametrize(
+    ("stop", "cache"), [(1, 0.0), (3, 0.0), (5, 0.0), (6, 0.0), (7, 0.0), (9, 0.0), (5, 0.01)]
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(
-    teacher: Path, audio: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+    teacher: Path,
+    audio: Path,
+    tmp_path: Path,
+    stop: int,
+    cache: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(teacher, audio, tmp_path / "whole")
+    kept = f"target_cache_gib={cache}"
+    run(teacher, audio, tmp_path / "whole", kept)
     steps = 0
 
     def interrupt(*_: Any) -> None:
@@ -185,9 +193,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ProgressBar, "__call__", interrupt)
-        run(teacher, audio, tmp_path / "cut")
+        run(teacher, audio, tmp_path / "cut", kept)
     assert not (tmp_path / "cut" / "model.safetensors").exists()
-    run(teacher, audio, tmp_path / "cut", resume=True)
+    run(teacher, audio, tmp_path / "cut", kept, resume=True)
     logs = [(tmp_path / name / "run" / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")

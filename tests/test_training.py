@@ -308,7 +308,10 @@ def test_two_processes_learn_what_one_does(corpus: Path) -> None:
     assert launched.returncode == 0, launched.stderr
     assert launched.stdout.count("parameters") == 1, "one of the processes speaks"
     logs = [
-        [json.loads(line) for line in (corpus / out / "run" / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in (corpus / out / "run" / "metrics.jsonl").read_text().splitlines()
+        ]
         for out in ("one", "two")
     ]
     assert [line["update"] for line in logs[0]] == [*range(1, 11), 1, 2]

@@ -44,7 +44,9 @@ class RunState:
         self.facts["written"] = time.time()
         self._written = time.monotonic()
         if self.writes and self.folder.is_dir():
-            with contextlib.suppress(OSError):  # a full disk ends the run where it matters, not here
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk ends the run where it matters, not here
                 checkpoint.write_json(self.folder / FILE, self.facts)
 
     def progress(
