@@ -112,6 +112,8 @@ def main() -> None:
         f"stage1.updates={arguments.updates[0]}",
         f"stage2.updates={arguments.updates[1]}",
         "stage1.learning_rate=4e-4",
+        # As in the recipe `fast`: fewer updates, larger steps, or the gates do not arrive.
+        "stage1.gate_learning_rate=0.06",
         "stage2.learning_rate=2e-4",
     ]
     students: dict[str, dict[str, Any]] = {}

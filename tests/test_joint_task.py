@@ -15,7 +15,7 @@ from sslim.distill.task import JointTask, check_layers, default_layers
 from sslim.errors import BudgetError, ConfigError
 from sslim.plan import PruningPlan
 from sslim.prune.budget import Budget, closed_for_good, decide
-from sslim.prune.gates import Gates
+from sslim.prune.gates import Gates, open_probability
 from tests.models import CASES, tiny_teacher
 
 KINDS = ("conv", "head", "ffn")
@@ -85,6 +85,32 @@ def test_shrinking_changes_nothing(family: str, size: str) -> None:
         small = step(task, optimiser, update, audio)
         large = step(twin, twin_optimiser, update, audio)
         assert small == pytest.approx(large, abs=1e-5 if update == 3 else 1e-4)
+
+
+def test_units_that_are_open_in_this_update_stay() -> None:
+    """Gates that open now and then: the cut leaves the loss of the update at hand as it was."""
+    torch.manual_seed(0)
+    audio = torch.randn(2, 2400)
+    task = joint_task(teacher(), shrink_every=1, shrink_multiple=1)
+    with torch.no_grad():
+        task.gates.log_alpha[::2] = -6.5
+    assert float(open_probability(torch.tensor(-6.5))) == pytest.approx(0.0074, abs=1e-3)
+    optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
+    opened = 0
+    for update in range(1, 30):
+        task.begin_update(update)
+        assert task._noise is not None
+        opened = int((task.gates.sample(task._noise)[::2] > 0).sum())
+        if opened:
+            break
+    assert opened, "no update in which one of them opens"
+    with torch.no_grad():
+        before, noise = float(task(audio)["loss"]), task._noise
+        closed = len(task.gates.log_alpha[::2])
+        assert task.after_update(update, optimiser)
+        assert task.gates.origin.numel() == task.gates.total - closed + opened
+        task.set_noise(noise[task.gates.origin])
+        assert float(task(audio)["loss"]) == pytest.approx(before, abs=1e-5)
 
 
 def test_shrinking_without_moving_the_moments_is_noticed() -> None:

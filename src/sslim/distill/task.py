@@ -297,7 +297,9 @@ class JointTask(DistillationTask):
         step = update + 1
         if self.shrink_every <= 0 or step < self.sparsity_warmup or step % self.shrink_every:
             return False
-        plan = closed_for_good(self.gates, self.budget, self.shrink_multiple)
+        with torch.no_grad():
+            values = None if self._noise is None else self.gates.sample(self._noise)
+        plan = closed_for_good(self.gates, self.budget, self.shrink_multiple, values)
         now = self.gates.plan.count(self.gates.shape, "macs")
         if plan.count(self.gates.shape, "macs") > (1.0 - WORTH_SHRINKING) * now:
             return False

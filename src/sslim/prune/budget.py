@@ -17,8 +17,11 @@ SLACK = 0.01
 UNDECIDED = (0.05, 0.95)
 """A gate whose open probability lies between has not settled."""
 
-CLOSED = 1e-3
-"""A gate whose open probability is below counts as closed for good."""
+CLOSED = 1e-2
+"""A gate whose open probability is below counts as closed for good.
+
+Short runs never get further: a gate that has closed sees no gradient but the constraint's.
+"""
 
 
 @dataclass(frozen=True)
@@ -154,16 +157,26 @@ ROOM = 1.05
 """A shrunk student keeps at least this multiple of the budget, so that the decision can still fill it."""
 
 
-def closed_for_good(gates: Gates, budget: Budget | None = None, multiple: int = 8) -> PruningPlan:
+def closed_for_good(
+    gates: Gates,
+    budget: Budget | None = None,
+    multiple: int = 8,
+    values: torch.Tensor | None = None,
+) -> PruningPlan:
     """The plan without the units whose open probability is practically zero.
 
+    With the gate `values` (all units,) of the update at hand, a unit that happens to be open in it stays, so
+    that the cut changes nothing about this update's loss.
     Kept sizes are rounded up to `multiple` (heads and blocks excepted) with the most open of the closed
     units: products of such sizes are faster on most hardware, and nothing is lost by keeping them. Where the
     expected sparsity has overshot, the most open of the closed units stay as well: the budget is the
     user's, and what is removed cannot come back.
     """
     opened: dict[str, list[int]] = {}
-    parts = gates.split(open_probability(gates.log_alpha.detach()).cpu())
+    probabilities = open_probability(gates.log_alpha.detach())
+    if values is not None:
+        probabilities = torch.where(values > 0, torch.ones_like(probabilities), probabilities)
+    parts = gates.split(probabilities.cpu())
     for group in gates.groups:
         probability = parts[group.name]
         keep = int((probability > CLOSED).sum())
