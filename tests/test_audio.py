@@ -184,8 +184,8 @@ def test_packed_files_are_held_within_bounds(
     monkeypatch.setattr(loading, "_decoded", decoded)
     lines = ["path,start,end"]
     for name in "abcdef":
-        write(tmp_path / f"{name}.wav", 1.0)
-        lines += [f"{name}.wav,0,8000", f"{name}.wav,8000,16000"]
+        write(tmp_path / f"{name}.ogg", 1.0, format="OGG", subtype="OPUS")
+        lines += [f"{name}.ogg,0,8000", f"{name}.ogg,8000,16000"]
     (tmp_path / "m.csv").write_text("\n".join(lines))
     manifest = read_source(tmp_path / "m.csv")
     for utterance in manifest.utterances:
@@ -193,6 +193,21 @@ def test_packed_files_are_held_within_bounds(
         assert decoded.held <= decoded.limit
         assert decoded.held == sum(samples.nbytes for samples in decoded.files.values())
     assert len(decoded.files) == 3
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_a_stretch_of_a_lossless_file_is_read_alone(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word out of an hour-long recording does not decode the hour."""
+    monkeypatch.setattr(loading, "_decoded", loading._Decoded(limit=2**30))
+    path = write(tmp_path / name, 3.0)
+    (tmp_path / "m.csv").write_text(f"path,start,end\n{name},1000,9000\n{name},24000,\n")
+    whole = soundfile.read(path, dtype="float32")[0]
+    first, second = (load_audio(item) for item in read_source(tmp_path / "m.csv").utterances)
+    assert np.array_equal(first, whole[1000:9000])
+    assert np.array_equal(second, whole[24_000:])
+    assert not loading._decoded.files
 
 
 # --- updates -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -201,6 +202,26 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_killed_decoder_is_a_sentence_and_loses_nothing(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kernel short of memory does to a run's workers."""
+
+    def kill(*_: Any) -> None:
+        for child in psutil.Process().children():
+            child.kill()
+            child.wait(10)
+
+    long = ("workers=1", "stage1.updates=12")  # more than the worker has decoded ahead
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="killed.*--resume"):
+        patch.setattr(ProgressBar, "__call__", kill)
+        run(teacher, audio, tmp_path / "out", *long)
+    run(teacher, audio, tmp_path / "out", *long, resume=True)
+    run(teacher, audio, tmp_path / "whole", *long)
+    resumed, whole = weights(tmp_path / "out"), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_a_resumed_run_refuses_other_settings(

@@ -71,7 +71,12 @@ def start(
     command += [part for setting in SETTINGS for part in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *more], cwd=corpus, env=environment, stderr=errors, text=True
+        [*command, *more],
+        cwd=corpus,
+        env=environment,
+        stderr=errors,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -89,7 +94,8 @@ def same_weights(left: Path, right: Path) -> bool:
 def test_sigterm_saves_and_says_how_to_go_on(corpus: Path) -> None:
     process = start(corpus, "out", errors=subprocess.PIPE)
     wait_for(corpus / "out" / "run" / "checkpoints" / "stage1", process)
-    process.send_signal(signal.SIGTERM)
+    # As a scheduler does: to every process of the job, the audio's decoder included.
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("error: interrupted")

@@ -27,6 +27,9 @@ from sslim.plan import SAMPLING_RATE
 SHORTEST = 400
 """Samples that give one frame."""
 
+WORKER_GRACE = 30
+"""Seconds a worker goes on after SIGTERM, so that the training can finish and save."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -231,6 +234,7 @@ class Batches(UpdateStream):
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches every process of the terminal; only the training decides when its workers end.
+    # Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM every process of the job; only the
+    # training decides when its workers end. A worker that nobody ends gives up by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))

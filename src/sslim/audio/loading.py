@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import numpy as np
+import psutil
 import soundfile
 import soxr
 
@@ -12,16 +13,19 @@ from sslim.audio.manifest import Utterance
 from sslim.errors import AudioError
 from sslim.plan import SAMPLING_RATE
 
-CACHE_BYTES = 256 * 2**20
-"""Decoded packed files kept per process. Ogg/Opus cannot be cut exactly by seeking, and decoding a file
-of a hundred words again for each word would take minutes per pass."""
+LOSSY = ("OGG", "MP3")
+"""Containers whose codecs cannot be cut exactly by seeking: Opus needs a while to warm up."""
+
+CACHE_BYTES = min(2**30, psutil.virtual_memory().total // 16)
+"""Decoded lossy files kept per process: decoding a file of a hundred words again for each word would cost
+more than the training it feeds."""
 
 SILENCE = 1e-5
 """A waveform that never exceeds this amplitude (-100 dB of full scale) is silent."""
 
 
 class _Decoded:
-    """The most recently used packed files, decoded, up to a number of bytes."""
+    """The most recently used packed files of a lossy codec, decoded, up to a number of bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -45,10 +49,24 @@ class _Decoded:
 _decoded = _Decoded(CACHE_BYTES)
 
 
-def _decode(path: str) -> np.ndarray:
-    """All samples of a file, channels averaged, at its own rate."""
+def _stretch(path: str, start: int | None, end: int | None) -> np.ndarray:
+    """Samples `start` to `end` of a file, channels averaged, at its own rate."""
+    if start is None and end is None:
+        return _decode(path)
+    if path not in _decoded.files:
+        try:
+            with soundfile.SoundFile(path) as file:
+                exact = file.format not in LOSSY
+        except (OSError, RuntimeError):
+            exact = False  # decoding will say what is wrong with it
+        if exact:
+            return _decode(path, start or 0, end)
+    return _decoded.get(path)[start:end]
+
+
+def _decode(path: str, start: int = 0, end: int | None = None) -> np.ndarray:
     try:
-        samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, _ = soundfile.read(path, start=start, stop=end, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:  # LibsndfileError is a RuntimeError
         raise AudioError(
             f"{path} cannot be decoded: {reason_of(error)}", "repair or remove it"
@@ -70,9 +88,7 @@ def load_audio(utterance: Utterance, sampling_rate: int = SAMPLING_RATE) -> np.n
         AudioError: the file is gone, cannot be decoded, ends before the utterance does, or holds
             values that are not numbers, or nothing but silence.
     """
-    whole = utterance.start is None and utterance.end is None
-    samples = _decode(utterance.path) if whole else _decoded.get(utterance.path)
-    samples = samples[utterance.start : utterance.end]
+    samples = _stretch(utterance.path, utterance.start, utterance.end)
     expected = utterance.seconds * utterance.sampling_rate
     # MP3 headers are estimates; a twentieth missing is a file cut short.
     if len(samples) < 0.95 * expected:

@@ -17,6 +17,7 @@ from sslim.audio import Manifest, Skipped, UpdateSampler
 from sslim.audio.batching import Batches, UpdateStream
 from sslim.audio.shards import ShardBatches, Shards, StreamSettings
 from sslim.config import RunConfig
+from sslim.errors import TrainingError
 from sslim.train import checkpoint
 from sslim.train.device import keep_freed_memory
 from sslim.train.loop import LoopSettings, Progress, train
@@ -99,16 +100,25 @@ def run_stage(
                 session.trackers.log(figures, first + progress.update)
             session.progress(progress)
 
-        train(
-            task,
-            ((update - first, audio) for update, audio in stream),
-            settings,
-            session.folder,
-            processes,
-            start=start,
-            on_progress=on_progress if processes.main else None,
-            on_warning=session.progress.say,
-        )
+        try:
+            train(
+                task,
+                ((update - first, audio) for update, audio in stream),
+                settings,
+                session.folder,
+                processes,
+                start=start,
+                on_progress=on_progress if processes.main else None,
+                on_warning=session.progress.say,
+            )
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that decodes audio was killed ({str(error).splitlines()[0]})",
+                "--resume goes on from the last checkpoint; if memory was short, --set workers=0 "
+                "decodes in the training process",
+            ) from error
 
 
 def _open(session: Session, task: TrainableTask, first: int, last: int) -> UpdateStream:
