@@ -215,7 +215,7 @@ def test_a_killed_decoder_is_a_sentence_and_loses_nothing(
             child.wait(10)
 
     long = ("workers=1", "stage1.updates=12")  # more than the worker has decoded ahead
-    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="killed.*--resume"):
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match=r"killed.*--resume"):
         patch.setattr(ProgressBar, "__call__", kill)
         run(teacher, audio, tmp_path / "out", *long)
     run(teacher, audio, tmp_path / "out", *long, resume=True)

@@ -199,7 +199,7 @@ def test_a_torn_shard_gives_what_it_has(tmp_path: Path) -> None:
 
 def test_nothing_long_enough_is_a_sentence(shards: Shards) -> None:
     settings = StreamSettings(2.0, 1.0, 5.0, 10.0, 0)
-    with pytest.raises(AudioError, match="no clip of 5 s or more.*audio.min_seconds"):
+    with pytest.raises(AudioError, match=r"no clip of 5 s or more.*audio.min_seconds"):
         heard(shards, settings)
 
 
