@@ -27,6 +27,10 @@ from sslim.plan import SAMPLING_RATE
 SHORTEST = 400
 """Samples that give one frame."""
 
+LENGTH_STEP = 800
+"""Lengths of batches are rounded down to this (50 ms): a library prepares itself anew for every shape that it
+has not met before, which made an update a sixth slower."""
+
 WORKER_GRACE = 30
 """Seconds a worker goes on after SIGTERM, so that the training can finish and save."""
 
@@ -59,8 +63,7 @@ def collate(
     Returns:
         The batch of this process, None where it has nothing, and what could not be read.
     """
-    shortest = min([max_seconds, *(utterance.seconds for utterance in utterances)])
-    length = max(SHORTEST, round(shortest * SAMPLING_RATE))
+    length = common_length([utterance.seconds for utterance in utterances], max_seconds)
     crops: list[np.ndarray] = []
     names: list[str] = []
     lost: list[Skipped] = []
@@ -76,6 +79,14 @@ def collate(
     if not crops:
         return None, lost
     return Batch(torch.from_numpy(np.stack(crops)), tuple(names)), lost
+
+
+def common_length(seconds: Sequence[float], max_seconds: float) -> int:
+    """Samples that a batch of such utterances is cropped to: what the shortest has, rounded down."""
+    samples = round(min([max_seconds, *seconds]) * SAMPLING_RATE)
+    if samples >= 2 * LENGTH_STEP:
+        samples -= samples % LENGTH_STEP
+    return max(SHORTEST, samples)
 
 
 def crop(waveform: np.ndarray, length: int, seed: str) -> np.ndarray:

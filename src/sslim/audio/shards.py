@@ -22,7 +22,7 @@ import soxr
 import torch
 from torch.utils.data import IterableDataset
 
-from sslim.audio.batching import SHORTEST, Batch, UpdateStream, crop
+from sslim.audio.batching import Batch, UpdateStream, common_length, crop
 from sslim.audio.loading import load_audio, problem_of, reason_of
 from sslim.audio.manifest import Manifest, Skipped
 from sslim.audio.sampling import UpdateSampler
@@ -235,8 +235,7 @@ class _ShardUpdates(IterableDataset[Update]):
         settings = self.settings
         done: list[Batch] = []
         for number, clips in enumerate(batches):
-            shortest = min([settings.max_seconds, *(clip.seconds for clip in clips)])
-            length = max(SHORTEST, round(shortest * SAMPLING_RATE))
+            length = common_length([clip.seconds for clip in clips], settings.max_seconds)
             crops, names = [], []
             for place, clip in enumerate(clips):
                 waveform = _decode(clip)
