@@ -21,6 +21,7 @@ from sslim import __version__
 from sslim.cli.compress import compress
 from sslim.cli.convert import convert
 from sslim.cli.demo import demo
+from sslim.cli.evaluate import evaluate
 from sslim.cli.inspect import inspect
 from sslim.cli.runs import runs
 from sslim.errors import SslimError
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (compress, convert, inspect, runs, demo):
+for verb in (compress, convert, inspect, evaluate, runs, demo):
     app.command()(verb)
 
 

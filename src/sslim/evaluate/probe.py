@@ -28,9 +28,11 @@ Extract = Callable[[np.ndarray], np.ndarray]
 
 HIDDEN = 256
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-MAX_STEPS = 200
+MAX_PASSES = 200
 PATIENCE = 30
-"""Steps without a better validation loss after which training stops."""
+"""Passes without a better validation loss after which training stops."""
+BATCH = 4096
+"""Clips per step; fewer clips than this are one step per pass."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,6 @@ def probe(
 ) -> ProbeScore:
     """Trains the head on frozen features and scores it.
 
-    Features are brought to zero mean and unit variance per layer and dimension with the training part's
-    statistics, so that a model's scale does not decide how well one learning rate suits it.
-
     Raises:
         ConfigError: a class of `valid` or `test` never occurs in `train`, or there is only one class.
     """
@@ -132,28 +131,39 @@ def probe(
         )
     if len(classes) < 2:
         raise ConfigError("a probe needs at least two classes, got one", "check the label column")
-    mean = train.features.mean(axis=0)
-    spread = train.features.std(axis=0) + 1e-5
-    parts = []
-    for part in (train, valid, test):
-        features = torch.from_numpy(((part.features - mean) / spread).astype(np.float32))
-        parts.append((features, torch.tensor([classes[label] for label in part.labels])))
-    runs = {
-        rate: [_fit(parts, len(classes), rate, seed) for seed in seeds] for rate in learning_rates
-    }
-    best = max(runs, key=lambda rate: (np.mean([run[0] for run in runs[rate]]), -rate))
-    counts = np.unique([classes[label] for label in test.labels], return_counts=True)[1]
+
+    def numbers(part: LabelledFeatures) -> np.ndarray:
+        return np.array([[classes[label]] for label in part.labels])
+
+    fitted = fit_heads(
+        (train.features, numbers(train)),
+        (valid.features, numbers(valid)),
+        (len(classes),),
+        seeds=seeds,
+        learning_rates=learning_rates,
+    )
+    right = fitted.right(test.features, numbers(test))
+    counts = np.unique(numbers(test), return_counts=True)[1]
     return ProbeScore(
-        per_seed=tuple(run[1] for run in runs[best]),
-        validation=float(np.mean([run[0] for run in runs[best]])),
-        learning_rate=best,
+        per_seed=tuple(right.mean(axis=1).tolist()),
+        validation=fitted.validation,
+        learning_rate=fitted.learning_rate,
         chance=float(counts.max() / counts.sum()),
         clips=len(test.labels),
     )
 
 
-class _Head(nn.Module):
-    """Softmax-weighted sum over layers, then two linear maps. (N, L, D) -> (N, C)"""
+class PooledHead(nn.Module):
+    """SUPERB's utterance-level head: softmax-weighted sum over layers, then two linear maps.
+
+    (N, L, D) -> (N, C); given frames (N, L, T, D) it averages their scores over time, as SUPERB writes it,
+    which is the same number.
+
+    Args:
+        layers: L.
+        width: D.
+        classes: C.
+    """
 
     def __init__(self, layers: int, width: int, classes: int) -> None:
         super().__init__()
@@ -161,29 +171,108 @@ class _Head(nn.Module):
         self.project = nn.Linear(width, HIDDEN)
         self.classify = nn.Linear(HIDDEN, classes)
 
-    def forward(self, features_NLD: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         weights_L = self.layer_weights.softmax(0)
-        summed_ND = torch.einsum("l,nld->nd", weights_L, features_NLD)
+        if features.dim() == 4:
+            summed_NTD = torch.einsum("l,nltd->ntd", weights_L, features)
+            pooled: torch.Tensor = self.classify(self.project(summed_NTD).mean(dim=1))
+            return pooled
+        summed_ND = torch.einsum("l,nld->nd", weights_L, features)
         logits: torch.Tensor = self.classify(self.project(summed_ND))
         return logits
 
 
+@dataclass(frozen=True)
+class FittedHeads:
+    """Trained heads, one per seed, and the training part's statistics they were trained under."""
+
+    heads: tuple[PooledHead, ...]
+    mean: np.ndarray
+    spread: np.ndarray
+    slots: tuple[int, ...]
+    """Classes of each question that is answered; one, but for intents, which have three."""
+    learning_rate: float
+    validation: float
+    """Mean accuracy over seeds on the validation part, at the learning rate that it chose."""
+
+    @torch.no_grad()
+    def answers(self, features: np.ndarray) -> np.ndarray:
+        """Pooled features (N, L, D) -> the class of each slot, (seeds, N, slots)."""
+        standard = torch.from_numpy(((features - self.mean) / self.spread).astype(np.float32))
+        found = []
+        for head in self.heads:
+            parts = head(standard).split(self.slots, dim=1)
+            found.append(torch.stack([part.argmax(-1) for part in parts], dim=1).numpy())
+        return np.stack(found)
+
+    def right(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Whether all slots (N, slots) are answered rightly, (seeds, N)."""
+        return (self.answers(features) == labels[None]).all(axis=-1)
+
+
+Part = tuple[np.ndarray, np.ndarray]
+"""Pooled features (N, L, D) and the class of each slot (N, slots)."""
+
+
+def fit_heads(
+    train: Part,
+    valid: Part,
+    slots: Sequence[int],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    learning_rates: Sequence[float] = LEARNING_RATES,
+) -> FittedHeads:
+    """Trains heads at every learning rate and keeps those of the best on the validation part.
+
+    Features are brought to zero mean and unit variance per layer and dimension with the training part's
+    statistics, so that a model's scale does not decide how well one learning rate suits it.
+    """
+    mean = train[0].mean(axis=0)
+    spread = train[0].std(axis=0) + 1e-5
+    parts = [
+        (torch.from_numpy(((features - mean) / spread).astype(np.float32)), torch.tensor(labels))
+        for features, labels in (train, valid)
+    ]
+    runs = {
+        rate: [_fit(parts[0], parts[1], tuple(slots), rate, seed) for seed in seeds]
+        for rate in learning_rates
+    }
+    means = {rate: float(np.mean([score for score, _ in found])) for rate, found in runs.items()}
+    best = max(means, key=lambda rate: (means[rate], -rate))
+    heads = tuple(head for _, head in runs[best])
+    return FittedHeads(heads, mean, spread, tuple(slots), best, means[best])
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor, slots: tuple[int, ...]) -> torch.Tensor:
+    parts = logits.split(slots, dim=1)
+    losses = [F.cross_entropy(part, labels[:, place]) for place, part in enumerate(parts)]
+    return torch.stack(losses).sum()
+
+
 def _fit(
-    parts: Sequence[tuple[torch.Tensor, torch.Tensor]], classes: int, rate: float, seed: int
-) -> tuple[float, float]:
-    """Accuracy on the validation and test parts, at the step with the lowest validation loss."""
-    (train, train_labels), (valid, valid_labels), (test, test_labels) = parts
+    train: tuple[torch.Tensor, torch.Tensor],
+    valid: tuple[torch.Tensor, torch.Tensor],
+    slots: tuple[int, ...],
+    rate: float,
+    seed: int,
+) -> tuple[float, PooledHead]:
+    """The head at the pass with the lowest validation loss, and its accuracy there."""
+    features, labels = train
+    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = _Head(train.shape[1], train.shape[2], classes)
+        head = PooledHead(features.shape[1], features.shape[2], sum(slots))
     optimiser = torch.optim.Adam(head.parameters(), lr=rate)
     lowest, since, kept = float("inf"), 0, {}
-    for _ in range(MAX_STEPS):
-        optimiser.zero_grad()
-        F.cross_entropy(head(train), train_labels).backward()
-        optimiser.step()
+    for _ in range(MAX_PASSES):
+        whole = len(features) <= BATCH
+        order = None if whole else torch.randperm(len(features), generator=generator)
+        for indices in [slice(None)] if order is None else order.split(BATCH):
+            optimiser.zero_grad()
+            _loss(head(features[indices]), labels[indices], slots).backward()
+            optimiser.step()
         with torch.no_grad():
-            loss = float(F.cross_entropy(head(valid), valid_labels))
+            loss = float(_loss(head(valid[0]), valid[1], slots))
         if loss < lowest:
             lowest, since = loss, 0
             kept = {name: value.clone() for name, value in head.state_dict().items()}
@@ -193,7 +282,6 @@ def _fit(
                 break
     head.load_state_dict(kept)
     with torch.no_grad():
-        return tuple(  # type: ignore[return-value]
-            float((head(x).argmax(-1) == labels).float().mean())
-            for x, labels in ((valid, valid_labels), (test, test_labels))
-        )
+        answered = [part.argmax(-1) for part in head(valid[0]).split(slots, dim=1)]
+        right = (torch.stack(answered, dim=1) == valid[1]).all(dim=1)
+    return float(right.float().mean()), head.requires_grad_(False)

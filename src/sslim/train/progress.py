@@ -27,6 +27,7 @@ class ProgressBar:
             disable=not (enabled and self.console.is_terminal),
         )
         self.stages: dict[str, TaskID] = {}
+        self.halves: dict[str, int] = {}
 
     def __enter__(self) -> ProgressBar:
         self.bars.start()
@@ -44,6 +45,20 @@ class ProgressBar:
         """One line above the bars."""
         if self.enabled:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Progress of a piece of work that is no training."""
+        if not self.enabled or total <= 0:
+            return
+        if not self.console.is_terminal:
+            half = done * 2 // total
+            if half != self.halves.get(what):
+                self.halves[what] = half
+                self.say(f"{what}: {done}/{total}")
+            return
+        if what not in self.stages:
+            self.stages[what] = self.bars.add_task(what, total=total, figures="")
+        self.bars.update(self.stages[what], completed=done, total=total)
 
     def __call__(self, progress: Progress) -> None:
         if not self.enabled:

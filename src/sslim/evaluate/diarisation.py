@@ -1,0 +1,221 @@
+"""Speaker diarisation (SUPERB's SD): who speaks when, two speakers, overlaps included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from sslim.errors import ConfigError
+from sslim.evaluate.clips import Clip, LabelledClips
+from sslim.evaluate.features import FrameFeatures
+from sslim.evaluate.fitting import fit, layer_statistics, padded
+from sslim.evaluate.heads import DiarisationHead, WeightedSum
+from sslim.evaluate.outcome import Outcome, ratio_outcome
+from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
+from sslim.evaluate.upstream import Upstream
+
+LEARNING_RATES = (3e-4, 1e-3)
+SPEAKERS = 2
+MEDIAN = 11
+"""Frames of the median filter over decisions, as in SUPERB."""
+
+Segment = tuple[float, float, str]
+"""Start and end in seconds, and the speaker."""
+
+
+def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) -> Scorer:
+    """An LSTM that says for each frame which of two speakers is active, whichever comes first.
+
+    The column `rttm` names an RTTM file per recording (its second field is not looked at where it holds one
+    recording). Option: `collar` in seconds around each boundary that is not scored (0).
+
+    Raises:
+        ConfigError: an RTTM file is missing or unreadable, or has other than one or two speakers.
+    """
+    data.need("rttm")
+    train, valid = data.part("train"), data.part("valid")
+    folder = Path(data.source).parent
+    segments = {clip.identity: read_rttm(folder / clip.row["rttm"], clip) for clip in data.clips}
+    collar = float(settings.options.get("collar", 0.0))
+    found = settings.frames(upstream, train, CLEAN)
+    known = settings.frames(upstream, valid, CLEAN)
+    statistics = layer_statistics(found)
+    seconds_per_frame = upstream.hop / 16_000
+
+    def make() -> DiarisationHead:
+        hidden = settings.schedule.hidden or 512
+        return DiarisationHead(WeightedSum(*statistics), upstream.width, SPEAKERS, hidden)
+
+    def loss(head: DiarisationHead, indices: list[int]) -> torch.Tensor:
+        states, lengths = padded([found[index] for index in indices])
+        logits = head(states)
+        losses = []
+        for row, index, length in zip(logits, indices, lengths.tolist(), strict=True):
+            wanted = activity(segments[train[index].identity], length, seconds_per_frame)
+            losses.append(permutation_loss(row[:length], torch.from_numpy(wanted)))
+        return torch.stack(losses).mean()
+
+    def validate(head: DiarisationHead) -> float:
+        return _outcome([head], valid, known, segments, seconds_per_frame, collar).score
+
+    fitted = fit(
+        make,
+        loss,
+        validate,
+        [round(50 * clip.utterance.seconds) for clip in train],
+        learning_rates=settings.learning_rates or LEARNING_RATES,
+        seeds=settings.seeds,
+        schedule=settings.schedule,
+        on_progress=settings.say,
+    )
+
+    def measured(
+        heads: Sequence[DiarisationHead], clips: Sequence[Clip], condition: Condition
+    ) -> Outcome:
+        features = settings.frames(upstream, clips, condition)
+        return _outcome(heads, clips, features, segments, seconds_per_frame, collar)
+
+    silent = [
+        _errors(segments[clip.identity], [], collar, clip.utterance.seconds)
+        for clip in data.part("test")
+    ]
+    return Scorer(
+        upstream,
+        lambda clips, condition: {
+            "diarisation error rate": measured(fitted.heads, clips, condition)
+        },
+        fitted.learning_rate,
+        chance=sum(wrong for wrong, _ in silent) / max(1e-9, sum(total for _, total in silent)),
+        per_seed=lambda clips: [measured([head], clips, CLEAN).score for head in fitted.heads],
+    )
+
+
+def permutation_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy under the better order of speakers (Fujita et al. 2019). Both (T, S)."""
+    losses = [
+        F.binary_cross_entropy_with_logits(logits, wanted[:, list(order)])
+        for order in permutations(range(wanted.shape[1]))
+    ]
+    return torch.stack(losses).min()
+
+
+def activity(segments: Sequence[Segment], frames: int, seconds_per_frame: float) -> np.ndarray:
+    """(frames, speakers) float32: 1 where the middle of a frame lies in a speaker's segment."""
+    names = sorted({name for _, _, name in segments})
+    active = np.zeros((frames, SPEAKERS), dtype=np.float32)
+    times = (np.arange(frames) + 0.5) * seconds_per_frame
+    for start, end, name in segments:
+        active[(times >= start) & (times < end), names.index(name)] = 1.0
+    return active
+
+
+def segments_of(active: np.ndarray, seconds_per_frame: float) -> list[Segment]:
+    """Decisions (frames, speakers) as segments."""
+    found: list[Segment] = []
+    for speaker in range(active.shape[1]):
+        edges = np.diff(np.concatenate([[0], active[:, speaker].astype(int), [0]]))
+        for start, end in zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True):
+            found.append(
+                (float(start) * seconds_per_frame, float(end) * seconds_per_frame, str(speaker))
+            )
+    return found
+
+
+def read_rttm(path: Path, clip: Clip) -> list[Segment]:
+    """The segments of one recording (NIST RTTM: SPEAKER file channel start duration ... name).
+
+    Raises:
+        ConfigError: the file cannot be read or has more than two speakers.
+    """
+    segments: list[Segment] = []
+    files: dict[str, list[Segment]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            fields = line.split()
+            if fields[:1] == ["SPEAKER"]:
+                start, duration = float(fields[3]), float(fields[4])
+                files.setdefault(fields[1], []).append((start, start + duration, fields[7]))
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as RTTM: {error}", "give lines SPEAKER file 1 start duration"
+        ) from error
+    if len(files) == 1:
+        segments = next(iter(files.values()))
+    else:
+        segments = files.get(clip.row.get("utt") or Path(clip.row["path"]).stem, [])
+    speakers = {name for _, _, name in segments}
+    if not 1 <= len(speakers) <= SPEAKERS:
+        raise ConfigError(
+            f"{path} has {len(speakers)} speakers for {clip.identity}",
+            f"diarisation is scored with one or {SPEAKERS}",
+        )
+    return segments
+
+
+def _outcome(
+    heads: Sequence[DiarisationHead],
+    clips: Sequence[Clip],
+    features: FrameFeatures,
+    segments: dict[str, list[Segment]],
+    seconds_per_frame: float,
+    collar: float,
+) -> Outcome:
+    from scipy.signal import medfilt
+
+    counts = []
+    for head in heads:
+        row = []
+        for index, clip in enumerate(clips):
+            with torch.no_grad():
+                logits = head(torch.from_numpy(features[index])[None])[0]
+            decided = (logits > 0).float().numpy()
+            window = min(MEDIAN, len(decided) - 1 + len(decided) % 2)
+            smooth = np.stack([medfilt(one, window) for one in decided.T], axis=1)
+            row.append(
+                _errors(
+                    segments[clip.identity],
+                    segments_of(smooth, seconds_per_frame),
+                    collar,
+                    clip.utterance.seconds,
+                )
+            )
+        counts.append(row)
+    table = np.array(counts, dtype=float)
+    return ratio_outcome(table[..., 0], table[..., 1], [clip.identity for clip in clips])
+
+
+def _errors(
+    reference: Sequence[Segment], hypothesis: Sequence[Segment], collar: float, seconds: float
+) -> tuple[float, float]:
+    """Seconds of missed, false and confused speech, and of speech: their ratio is the DER."""
+    from pyannote.core import Segment as Stretch
+    from pyannote.core import Timeline
+    from pyannote.metrics.diarization import DiarizationErrorRate
+
+    # pyannote's collar is the whole width around a boundary, NIST's one side of it.
+    metric = DiarizationErrorRate(collar=2.0 * collar)
+    parts: dict[str, Any] = metric(
+        _annotation(reference),
+        _annotation(hypothesis),
+        uem=Timeline([Stretch(0.0, seconds)]),
+        detailed=True,
+    )
+    wrong = sum(parts[name] for name in ("missed detection", "false alarm", "confusion"))
+    return wrong, parts["total"]
+
+
+def _annotation(segments: Sequence[Segment]) -> Any:
+    from pyannote.core import Annotation
+    from pyannote.core import Segment as Stretch
+
+    found = Annotation()
+    for track, (start, end, name) in enumerate(segments):
+        found[Stretch(start, end), track] = name
+    return found

@@ -1,0 +1,130 @@
+"""Whom does compression hurt? Scores per group of clips, and whether the gap between groups has widened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sslim.errors import ConfigError
+from sslim.evaluate.clips import Clip
+from sslim.evaluate.outcome import Outcome, bounds, draws, interval
+from sslim.evaluate.scorer import CLEAN
+from sslim.evaluate.tasks import Task
+
+FEWEST = 20
+"""Test clips below which a group is shown, but takes no part in gaps."""
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """Scores over one column."""
+
+    column: str
+    scores: dict[str, dict[str, dict[str, Any]]]
+    """Model -> group -> clips, score, interval."""
+    gaps: dict[str, dict[str, Any]]
+    """Model -> best and worst group and their distance; beside the first model's, with its interval."""
+    sentences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def group_report(
+    column: str,
+    names: Sequence[str],
+    outcomes: Sequence[Mapping[str, Outcome]],
+    clips: Mapping[str, Clip],
+    task: Task,
+) -> GroupReport:
+    """Compares groups of test clips, for every model and against the first.
+
+    Args:
+        column: whose values are the groups.
+        names: of the models.
+        outcomes: for each model, condition -> outcome.
+        clips: the test clips by identity.
+        task: for its direction.
+
+    Raises:
+        ConfigError: the task's items are no clips, or there is one group only.
+    """
+    clean = [found[CLEAN.name] for found in outcomes]
+    identities = clean[0].identities
+    if not identities:
+        raise ConfigError(
+            f"scores of {task.title} belong to pairs of clips", "--group works with the other tasks"
+        )
+    members: dict[str, list[int]] = {}
+    for index, identity in enumerate(identities):
+        members.setdefault(clips[identity].row[column].strip() or "unknown", []).append(index)
+    large = sorted(name for name, found in members.items() if len(found) >= FEWEST)
+    if len(large) < 2:
+        raise ConfigError(
+            f"the column {column!r} has {len(large)} group(s) of {FEWEST} test clips or more",
+            "a comparison needs two",
+        )
+    scores = {
+        name: {
+            group: {
+                "clips": len(found),
+                "score": outcome.over(found),
+                "interval": interval(outcome, found),
+            }
+            for group, found in sorted(members.items())
+        }
+        for name, outcome in zip(names, clean, strict=True)
+    }
+    gaps: dict[str, dict[str, Any]] = {}
+    sentences = []
+    first = _gaps(clean[0], members, large)
+    for name, outcome in zip(names, clean, strict=True):
+        ours: dict[str, float] = {group: outcome.over(members[group]) for group in large}
+        best, worst = (
+            max(large, key=lambda group: ours[group]),
+            min(large, key=lambda group: ours[group]),
+        )
+        gap = abs(ours[best] - ours[worst])
+        if not task.higher_is_better:
+            best, worst = worst, best
+        gaps[name] = {"best": best, "worst": worst, "gap": gap}
+        if name == names[0]:
+            continue
+        widened = gap - gaps[names[0]]["gap"]
+        low, high = bounds(_gaps(outcome, members, large) - first)
+        gaps[name] |= {"widened": widened, "widened_interval": (low, high)}
+        sentences.append(_sentence(column, name, names[0], gaps[name]))
+    return GroupReport(column, scores, gaps, tuple(sentences))
+
+
+def _gaps(
+    outcome: Outcome, members: Mapping[str, Sequence[int]], large: Sequence[str]
+) -> np.ndarray:
+    """The largest distance between two groups in each bootstrap sample, drawn within groups."""
+    rows = []
+    for group in large:
+        indices = np.asarray(members[group])
+        rows.append([outcome.statistic(indices[drawn]) for drawn in draws(len(indices))])
+    table = np.array(rows)
+    distance: np.ndarray = table.max(axis=0) - table.min(axis=0)
+    return distance
+
+
+def _sentence(column: str, name: str, first: str, gap: Mapping[str, Any]) -> str:
+    low, high = gap["widened_interval"]
+    between = f"between {column} {gap['worst']!r} and {gap['best']!r}"
+    size = f"{100 * gap['gap']:.1f} points"
+    if low > 0:
+        return (
+            f"{name}: the largest gap, {between}, is {size}; compression widened it by "
+            f"{100 * gap['widened']:.1f} points over {first} (95% interval {100 * low:.1f} to "
+            f"{100 * high:.1f})."
+        )
+    return (
+        f"{name}: the largest gap, {between}, is {size}; no widening over {first} can be told from "
+        f"chance (95% interval {100 * low:+.1f} to {100 * high:+.1f})."
+    )

@@ -1,0 +1,83 @@
+"""What every task gives back once its heads are trained: a scorer of any clips under any condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sslim.evaluate.clips import Clip, LabelledClips
+from sslim.evaluate.features import Alter, FeatureStore, FrameFeatures
+from sslim.evaluate.fitting import Schedule
+from sslim.evaluate.outcome import Outcome
+from sslim.evaluate.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What happens to the audio before a model hears it."""
+
+    name: str = "clean"
+    alter: Alter | None = None
+
+
+CLEAN = Condition()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is run."""
+
+    store: FeatureStore = field(default_factory=FeatureStore)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    learning_rates: tuple[float, ...] = ()
+    """Empty: the task's own."""
+    schedule: Schedule = field(default_factory=Schedule)
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What only some tasks know, such as `trials` or `collar`."""
+    say: Callable[[str], None] = print
+    on_progress: Callable[[str, int, int], None] | None = None
+
+    def pooled(
+        self, upstream: Upstream, clips: Sequence[Clip], condition: Condition = CLEAN
+    ) -> np.ndarray:
+        """Mean vectors of clips under a condition, (N, L, D)."""
+        return self.store.pooled(upstream, clips, **self._how(upstream, condition))
+
+    def frames(
+        self, upstream: Upstream, clips: Sequence[Clip], condition: Condition = CLEAN
+    ) -> FrameFeatures:
+        """All frames of clips under a condition."""
+        return self.store.frames(upstream, clips, **self._how(upstream, condition))
+
+    def _how(self, upstream: Upstream, condition: Condition) -> dict[str, Any]:
+        tell, what = self.on_progress, f"{upstream.name}, {condition.name}"
+        return {
+            "alter": condition.alter,
+            "condition": "" if condition.alter is None else condition.name,
+            "on_progress": None if tell is None else lambda done, total: tell(what, done, total),
+        }
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Trained heads of one model on one task.
+
+    Args:
+        upstream: the model.
+        outcomes: (clips, condition) -> outcome per metric, the first of which counts.
+        learning_rate: chosen on the validation part.
+        chance: the main metric of a guess.
+        per_seed: (clips) -> the main metric of each seed.
+    """
+
+    upstream: Upstream
+    outcomes: Callable[[Sequence[Clip], Condition], dict[str, Outcome]]
+    learning_rate: float
+    chance: float
+    per_seed: Callable[[Sequence[Clip]], list[float]]
+
+
+Fitter = Callable[[Upstream, LabelledClips, Settings], Scorer]

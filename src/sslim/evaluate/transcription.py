@@ -1,0 +1,212 @@
+"""Phonemes, words and slots: a sequence of tokens per clip, learned with CTC (SUPERB's PR, ASR, SF)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from sslim.errors import ConfigError
+from sslim.evaluate.clips import Clip, LabelledClips
+from sslim.evaluate.features import FrameFeatures
+from sslim.evaluate.fitting import fit, layer_statistics, padded
+from sslim.evaluate.heads import FrameHead, RecurrentHead, WeightedSum
+from sslim.evaluate.metrics import characters, edits, slot_type_counts, slot_value_edits
+from sslim.evaluate.outcome import Outcome, ratio_outcome
+from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
+from sslim.evaluate.upstream import Upstream
+
+MARK = re.compile(r"</?[^<>]+>")
+CtcHead = FrameHead | RecurrentHead
+Counts = Callable[[str, str], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What is written down, and how it is judged.
+
+    Args:
+        column: where the CSV holds it.
+        tokens: text -> tokens.
+        text: tokens -> text.
+        metrics: name -> (reference, hypothesis) -> (numerator, denominator).
+        recurrent: whether the head has LSTMs.
+        learning_rates: to choose from.
+        chance: the main metric of a model that says nothing.
+    """
+
+    column: str
+    tokens: Callable[[str], list[str]]
+    text: Callable[[Sequence[str]], str]
+    metrics: dict[str, Counts]
+    recurrent: bool
+    learning_rates: tuple[float, ...]
+    chance: float
+
+
+def _letters(text: str) -> list[str]:
+    return characters(" ".join(text.split()))
+
+
+def _marked(text: str) -> list[str]:
+    """Characters, and each slot mark as one token."""
+    found, place = [], 0
+    text = " ".join(text.split())
+    for mark in MARK.finditer(text):
+        found += [*characters(text[place : mark.start()]), mark.group()]
+        place = mark.end()
+    return found + characters(text[place:])
+
+
+def _joined(tokens: Sequence[str]) -> str:
+    return "".join(tokens).replace("_", " ")
+
+
+PHONES = Transcription(
+    "phones",
+    str.split,
+    " ".join,
+    {"phone error rate": lambda reference, said: edits(reference.split(), said.split())},
+    recurrent=False,
+    learning_rates=(1e-3, 1e-2),
+    chance=1.0,
+)
+WORDS = Transcription(
+    "text",
+    _letters,
+    _joined,
+    {"word error rate": lambda reference, said: edits(reference.split(), said.split())},
+    recurrent=True,
+    learning_rates=(3e-4, 1e-3),
+    chance=1.0,
+)
+SLOTS = Transcription(
+    "text",
+    _marked,
+    _joined,
+    {"slot-type F1": slot_type_counts, "slot-value CER": slot_value_edits},
+    recurrent=True,
+    learning_rates=(3e-4, 1e-3),
+    chance=0.0,
+)
+
+
+def fit_transcriber(
+    upstream: Upstream, data: LabelledClips, settings: Settings, what: Transcription
+) -> Scorer:
+    """Heads that write down `what`, decoded greedily, without a language model.
+
+    Raises:
+        ConfigError: the column is missing or empty for a clip, or has no slot where slots are asked for.
+        AudioError, TeacherError: a clip or the model cannot be used.
+    """
+    data.need(what.column)
+    parts = {name: data.part(name) for name in ("train", "valid", "test")}
+    for clip in (clip for clips in parts.values() for clip in clips):
+        if not what.tokens(clip.row[what.column]):
+            raise ConfigError(
+                f"{clip.identity} of {data.source} has nothing in its column {what.column!r}",
+                "write it down, or take the row out of its part",
+            )
+    if what is SLOTS and not any(MARK.search(clip.row["text"]) for clip in parts["test"]):
+        raise ConfigError(
+            f"no text of {data.source} has a slot", "mark slots as <name>words</name> in the text"
+        )
+    known = sorted(
+        {token for clip in parts["train"] for token in what.tokens(clip.row[what.column])}
+    )
+    numbers = {token: index + 1 for index, token in enumerate(known)}  # 0 is CTC's blank
+    features = {name: settings.frames(upstream, parts[name], CLEAN) for name in ("train", "valid")}
+    wanted = [
+        torch.tensor([numbers[token] for token in what.tokens(clip.row[what.column])])
+        for clip in parts["train"]
+    ]
+    statistics = layer_statistics(features["train"])
+
+    def make() -> CtcHead:
+        below = WeightedSum(*statistics)
+        if not what.recurrent:
+            return FrameHead(below, upstream.width, len(known) + 1)
+        hidden = settings.schedule.hidden or 1024
+        return RecurrentHead(below, upstream.width, len(known) + 1, hidden)
+
+    def loss(head: CtcHead, indices: list[int]) -> torch.Tensor:
+        states, lengths = padded([features["train"][index] for index in indices])
+        said = head(states, lengths).log_softmax(-1).transpose(0, 1)
+        targets = [wanted[index] for index in indices]
+        return F.ctc_loss(
+            said,
+            torch.cat(targets),
+            lengths,
+            torch.tensor([len(target) for target in targets]),
+            zero_infinity=True,
+        )
+
+    main = next(iter(what.metrics))
+
+    def validate(head: CtcHead) -> float:
+        outcome = score(head, parts["valid"], features["valid"])[main].score
+        return -outcome if main == "slot-type F1" else outcome
+
+    def read(head: CtcHead, found: FrameFeatures) -> list[str]:
+        said = []
+        for start in range(0, len(found), settings.schedule.batch):
+            indices = range(start, min(len(found), start + settings.schedule.batch))
+            states, lengths = padded([found[index] for index in indices])
+            with torch.no_grad():
+                best = head(states, lengths).argmax(-1)
+            for row, length in zip(best.tolist(), lengths.tolist(), strict=True):
+                said.append(what.text(_collapsed(row[:length], known)))
+        return said
+
+    def score(head: CtcHead, clips: Sequence[Clip], found: FrameFeatures) -> dict[str, Outcome]:
+        return _outcomes(what, clips, [read(head, found)])
+
+    fitted = fit(
+        make,
+        loss,
+        validate,
+        [round(50 * clip.utterance.seconds) for clip in parts["train"]],
+        learning_rates=settings.learning_rates or what.learning_rates,
+        seeds=settings.seeds,
+        schedule=settings.schedule,
+        on_progress=settings.say,
+    )
+
+    def outcomes(clips: Sequence[Clip], condition: Condition) -> dict[str, Outcome]:
+        found = settings.frames(upstream, clips, condition)
+        return _outcomes(what, clips, [read(head, found) for head in fitted.heads])
+
+    def per_seed(clips: Sequence[Clip]) -> list[float]:
+        found = settings.frames(upstream, clips, CLEAN)
+        return [score(head, clips, found)[main].score for head in fitted.heads]
+
+    return Scorer(upstream, outcomes, fitted.learning_rate, what.chance, per_seed)
+
+
+def _outcomes(
+    what: Transcription, clips: Sequence[Clip], said: Sequence[Sequence[str]]
+) -> dict[str, Outcome]:
+    """Counts per clip, a row per seed."""
+    names = [clip.identity for clip in clips]
+    found = {}
+    for metric, count in what.metrics.items():
+        counts = np.array(
+            [
+                [count(clip.row[what.column], text) for clip, text in zip(clips, row, strict=True)]
+                for row in said
+            ],
+            dtype=float,
+        )
+        found[metric] = ratio_outcome(counts[..., 0], counts[..., 1], names)
+    return found
+
+
+def _collapsed(path: Sequence[int], known: Sequence[str]) -> list[str]:
+    """Greedy CTC: repetitions once, blanks out."""
+    kept = [now for before, now in zip([0, *path], path, strict=False) if now != before and now]
+    return [known[number - 1] for number in kept]

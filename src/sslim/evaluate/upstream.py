@@ -1,0 +1,130 @@
+"""A frozen model as tasks see it: waveforms in, the hidden states of every layer out.
+
+Shape legend: B clips of equal length, S samples, L layers (the input of the first one included), T frames,
+D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sslim.backbone.loading import LoadedModel, load_model
+from sslim.backbone.units import plan_of, shape_of
+from sslim.distill.task import normalise
+from sslim.errors import TeacherError
+from sslim.evaluate.fbank import HOP, log_mel
+from sslim.plan import MACS_SECONDS, SAMPLING_RATE
+from sslim.train.device import choose_device, choose_precision
+
+FBANK = "fbank"
+FBANK_FINGERPRINT = "log-mel-80-400-160"
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A feature extractor and what is known of it; "upstream" is SUPERB's word."""
+
+    name: str
+    layers: int
+    width: int
+    hop: int
+    """Samples between two frames."""
+    parameters: int
+    macs_per_second: int
+    """Multiply-accumulates per second of audio, measured on utterances of 10 s."""
+    fingerprint: str
+    """Changes with the weights and the precision."""
+    extract: Callable[[np.ndarray], np.ndarray]
+    """Waveforms (B, S) float32 at 16 kHz -> (B, L, T, D) float32. Nothing is padded: a batch of equally
+    long clips gives what each of them gives alone."""
+    shortest: int = 400
+    """Samples below which there is no frame."""
+
+    def frames(self, samples: int) -> int:
+        """About how many frames a clip has."""
+        return max(1, samples // self.hop)
+
+
+def open_upstream(
+    model: str | Path, *, device: str = "auto", precision: str = "float32", name: str = ""
+) -> Upstream:
+    """The upstream that a user names: a folder or hub id, dense or compressed, or `fbank`.
+
+    Args:
+        model: what to load.
+        device: as in the settings of a run.
+        precision: `float32`, `bfloat16`, or `auto` for bfloat16 where the device is fast at it.
+        name: in tables, instead of `model`.
+
+    Raises:
+        TeacherError: there is no such model, or it is no speech model.
+        ConfigError: the device does not exist here.
+    """
+    if str(model) == FBANK:
+        return Upstream(name or FBANK, 1, 80, HOP, 0, 0, FBANK_FINGERPRINT, _log_mels)
+    if str(model).endswith(".onnx"):
+        raise TeacherError(
+            f"{model} is an ONNX file, which cannot be evaluated yet",
+            "give the folder it was made from",
+        )
+    loaded = load_model(model)
+    place = choose_device(device)
+    dtype = choose_precision(precision, place)
+    shape, plan = shape_of(loaded.model), plan_of(loaded.model)
+    return Upstream(
+        name=name or Path(str(model)).name or str(model),
+        layers=loaded.model.config.num_hidden_layers + 1,
+        width=loaded.model.config.hidden_size,
+        hop=int(np.prod(loaded.model.config.conv_stride)),
+        parameters=plan.parameters(shape),
+        macs_per_second=round(plan.macs(shape) / MACS_SECONDS),
+        fingerprint=f"{loaded.fingerprint}-{str(dtype).removeprefix('torch.')}",
+        extract=_extractor(loaded, place, dtype),
+        shortest=_shortest(loaded),
+    )
+
+
+def _extractor(
+    loaded: LoadedModel, device: torch.device, dtype: torch.dtype
+) -> Callable[[np.ndarray], np.ndarray]:
+    model: torch.nn.Module = loaded.model
+    model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def extract(waveforms: np.ndarray) -> np.ndarray:
+        audio_BS = torch.from_numpy(np.ascontiguousarray(waveforms, dtype=np.float32)).to(device)
+        if loaded.normalise:
+            audio_BS = normalise(audio_BS)
+        context = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+        with context:
+            states = model(audio_BS, output_hidden_states=True).hidden_states
+        features: np.ndarray = torch.stack(states, 1).float().cpu().numpy()
+        return features
+
+    return extract
+
+
+def _shortest(loaded: LoadedModel) -> int:
+    """The receptive field of one frame."""
+    config = loaded.model.config
+    samples = 1
+    for kernel, stride in zip(
+        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
+    ):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _log_mels(waveforms: np.ndarray) -> np.ndarray:
+    return np.stack([log_mel(waveform) for waveform in waveforms])
+
+
+def seconds_of(waveform: np.ndarray) -> float:
+    """Length at 16 kHz."""
+    return len(waveform) / SAMPLING_RATE

@@ -1,0 +1,190 @@
+"""Automatic speaker verification (SUPERB's ASV): are two clips of one speaker?"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sslim.errors import ConfigError
+from sslim.evaluate.clips import Clip, LabelledClips
+from sslim.evaluate.features import FrameFeatures
+from sslim.evaluate.fitting import fit, layer_statistics
+from sslim.evaluate.heads import MarginSoftmax, SpeakerHead, WeightedSum
+from sslim.evaluate.metrics import equal_error_outcome
+from sslim.evaluate.outcome import Outcome
+from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
+from sslim.evaluate.upstream import Upstream
+
+LEARNING_RATES = (5e-5, 2e-4)
+CROP_FRAMES = 100
+"""Two seconds per training example."""
+PAIRS = 2000
+"""Trials of each kind that are made where none are given."""
+
+Trial = tuple[int, str, str]
+"""1 for the same speaker, and the identities of two clips."""
+
+
+class _Verifier(nn.Module):
+    def __init__(self, embedder: SpeakerHead, margin: MarginSoftmax) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.margin = margin
+
+
+def fit_verifier(upstream: Upstream, data: LabelledClips, settings: Settings) -> Scorer:
+    """x-vectors learned on the training speakers; cosine between the embeddings of a trial's clips.
+
+    Options: `trials` and `valid_trials`, CSVs with the columns target, utt1, utt2 (a clip's `utt` column, or
+    its path); where they are missing, trials are drawn among the clips of a part.
+
+    Raises:
+        ConfigError: there is no speaker column, or a trial names an unknown clip.
+    """
+    data.need("speaker")
+    train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
+    speakers = {name: i for i, name in enumerate(sorted({clip.row["speaker"] for clip in train}))}
+    if len(speakers) < 2:
+        raise ConfigError(
+            f"{data.source} has one training speaker", "at least two are needed, better a hundred"
+        )
+    trials = {
+        "valid": _trials(data, valid, settings.options.get("valid_trials")),
+        "test": _trials(data, test, settings.options.get("trials")),
+    }
+    found = settings.frames(upstream, train, CLEAN)
+    known = settings.frames(upstream, valid, CLEAN)
+    statistics = layer_statistics(found)
+    width = settings.schedule.hidden or 512
+    draw = random.Random(0)
+
+    def make() -> _Verifier:
+        return _Verifier(
+            SpeakerHead(WeightedSum(*statistics), upstream.width, width),
+            MarginSoftmax(width, len(speakers)),
+        )
+
+    def loss(head: _Verifier, indices: list[int]) -> torch.Tensor:
+        crops = []
+        shortest = min(CROP_FRAMES * 320 // upstream.hop, *(found[i].shape[1] for i in indices))
+        for index in indices:
+            states = found[index]
+            start = draw.randint(0, states.shape[1] - shortest)
+            crops.append(states[:, start : start + shortest])
+        labels = torch.tensor([speakers[train[index].row["speaker"]] for index in indices])
+        scored: torch.Tensor = head.margin(head.embedder(torch.from_numpy(np.stack(crops))), labels)
+        return scored
+
+    def validate(head: _Verifier) -> float:
+        return _outcome([head], valid, known, trials["valid"]).score
+
+    fitted = fit(
+        make,
+        loss,
+        validate,
+        [round(50 * clip.utterance.seconds) for clip in train],
+        learning_rates=settings.learning_rates or LEARNING_RATES,
+        seeds=settings.seeds,
+        schedule=settings.schedule,
+        on_progress=settings.say,
+    )
+
+    def measured(
+        heads: Sequence[_Verifier], clips: Sequence[Clip], condition: Condition
+    ) -> Outcome:
+        features = settings.frames(upstream, clips, condition)
+        return _outcome(heads, clips, features, trials["test"])
+
+    return Scorer(
+        upstream,
+        lambda clips, condition: {"equal error rate": measured(fitted.heads, clips, condition)},
+        fitted.learning_rate,
+        chance=0.5,
+        per_seed=lambda clips: [measured([head], clips, CLEAN).score for head in fitted.heads],
+    )
+
+
+def _outcome(
+    heads: Sequence[_Verifier],
+    clips: Sequence[Clip],
+    features: FrameFeatures,
+    trials: Sequence[Trial],
+) -> Outcome:
+    """Scores of the trials whose two clips are among `clips`."""
+    place = {clip.identity: index for index, clip in enumerate(clips)}
+    usable = [trial for trial in trials if trial[1] in place and trial[2] in place]
+    rows = []
+    for head in heads:
+        with torch.no_grad():
+            embeddings = torch.cat(
+                [head.embedder(torch.from_numpy(features[i])[None]) for i in range(len(features))]
+            )
+        unit = F.normalize(embeddings)
+        left = unit[[place[first] for _, first, _ in usable]]
+        right = unit[[place[second] for _, _, second in usable]]
+        rows.append((left * right).sum(dim=1).numpy())
+    return equal_error_outcome(np.array([target for target, _, _ in usable]), np.stack(rows))
+
+
+def _trials(data: LabelledClips, clips: Sequence[Clip], source: str | None) -> list[Trial]:
+    if not source:
+        return _drawn(data, clips)
+    by_name = {clip.row.get("utt") or clip.row["path"]: clip.identity for clip in clips}
+    trials = []
+    try:
+        with Path(source).open(encoding="utf-8-sig", newline="") as stream:
+            for number, row in enumerate(csv.DictReader(stream), start=2):
+                names = [row.get("utt1") or "", row.get("utt2") or ""]
+                for name in names:
+                    if name not in by_name:
+                        raise ConfigError(
+                            f"{source}, line {number}: there is no clip {name!r} in this part of "
+                            f"{data.source}",
+                            "trials name clips by the column utt, or by path where there is none",
+                        )
+                target = int(row.get("target") or "0")
+                trials.append((target, by_name[names[0]], by_name[names[1]]))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the trials {source} cannot be read: {error}", "give a CSV with target, utt1, utt2"
+        ) from error
+    return trials
+
+
+def _drawn(data: LabelledClips, clips: Sequence[Clip]) -> list[Trial]:
+    """Up to `PAIRS` trials of each kind, always the same ones."""
+    draw = random.Random(0)
+    by_speaker: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_speaker.setdefault(clip.row["speaker"], []).append(clip)
+    same = [
+        (1, first.identity, second.identity)
+        for group in by_speaker.values()
+        for first, second in combinations(group, 2)
+    ]
+    if not same or len(by_speaker) < 2:
+        raise ConfigError(
+            f"a part of {data.source} has no two speakers with two clips",
+            "trials need a pair of each kind; add clips, or give --trials",
+        )
+    same = draw.sample(same, min(PAIRS, len(same)))
+    names = sorted(by_speaker)
+    other = []
+    for _ in same:
+        first, second = draw.sample(names, 2)
+        other.append(
+            (
+                0,
+                draw.choice(by_speaker[first]).identity,
+                draw.choice(by_speaker[second]).identity,
+            )
+        )
+    return same + other
