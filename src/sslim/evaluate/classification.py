@@ -27,7 +27,9 @@ def fit_classifier(
     parts = {name: data.part(name) for name in ("train", "valid", "test")}
     for column in columns:
         check_classes(
-            data, {name: [clip.row[column] for clip in clips] for name, clips in parts.items()}
+            data,
+            {name: [clip.row[column] for clip in clips] for name, clips in parts.items()},
+            fewest=2 if len(columns) == 1 else 1,  # one of several questions may have one answer
         )
     classes = [
         {label: i for i, label in enumerate(sorted({clip.row[column] for clip in parts["train"]}))}

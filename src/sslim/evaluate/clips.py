@@ -176,15 +176,18 @@ def check_speakers(data: LabelledClips, column: str = "speaker") -> None:
             )
 
 
-def check_classes(data: LabelledClips, labels: Mapping[str, Sequence[str]]) -> None:
+def check_classes(
+    data: LabelledClips, labels: Mapping[str, Sequence[str]], *, fewest: int = 2
+) -> None:
     """Raises ConfigError for a class that could not be learned or not be scored.
 
     Args:
         data: for the message.
         labels: the label of each clip, by part.
+        fewest: classes that there must be.
     """
     counts = Counter(labels["train"])
-    if len(counts) < 2:
+    if len(counts) < fewest:
         raise ConfigError(
             f"{data.source} has {len(counts)} class in its training part",
             "a classification needs at least two; check the label column",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -271,10 +270,14 @@ def quesst(root: Path) -> list[Row] | None:
     documents = _language(folder / "language_key_utterances.lst")
     rows: list[Row] = []
     for part, key in (("valid", "dev"), ("test", "eval")):
-        truth = _first(folder / "scoring", f"groundtruth_quesst14_{key}", f"{key}.json")
+        truth = _first(folder / "scoring", f"quesst14_{key}.rttm")
         if truth is None:
             return None
-        matches: dict[str, set[str]] = json.loads(truth.read_text(encoding="utf-8"))
+        matches: dict[str, set[str]] = {}
+        for line in truth.read_text(encoding="utf-8").splitlines():
+            fields = line.split()
+            if fields[:1] == ["LEXEME"]:
+                matches.setdefault(fields[5], set()).add(fields[1])
         for query in _language(folder / f"language_key_{key}.lst"):
             name = Path(query).stem
             rows.append(
