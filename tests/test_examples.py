@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from transformers import Wav2Vec2FeatureExtractor
 
 from sslim.backbone.loading import load_model
 from tests.conftest import REPOSITORY
+from tests.models import tiny_teacher
 
 
 @pytest.mark.slow
@@ -50,3 +53,38 @@ def test_the_example_refuses_bad_audio_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no audio found")
+
+
+def test_an_s3prl_upstream_keeps_its_contract(tmp_path: Path) -> None:
+    """What s3prl asks of an upstream, without s3prl: layers, lengths, and clips that do not mix."""
+    sys.path.insert(0, str(REPOSITORY / "examples" / "s3prl"))
+    try:
+        import run as example
+    finally:
+        sys.path.pop(0)
+    tiny_teacher("hubert").save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    upstream = example.UpstreamExpert(str(tmp_path)).eval()
+    wavs = [torch.randn(16_000), torch.randn(9_000)]
+    with torch.no_grad():
+        states = upstream(wavs)["hidden_states"]
+        alone = upstream(wavs[1:])["hidden_states"]
+    assert len(states) == 4
+    assert upstream.get_downsample_rates("hidden_states") == 320
+    assert states[0].shape[:2] == (2, 49)
+    assert abs(alone[0].shape[1] - 9_000 / 320) < 5
+    for together, one in zip(states, alone, strict=True):
+        assert torch.equal(together[1, : one.shape[1]], one[0])
+
+
+def test_s3prl_runs_with_the_upstream() -> None:
+    pytest.importorskip("s3prl", reason="s3prl is not installed; examples/s3prl/README.md says how")
+    script = REPOSITORY / "examples" / "s3prl" / "run.py"
+    folder = REPOSITORY / "src" / "sslim" / "demo" / "teacher"
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), "-h"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

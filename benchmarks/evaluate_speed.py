@@ -1,0 +1,95 @@
+"""How fast evaluation is: audio seconds per second of extraction, and seconds per probe.
+
+    python benchmarks/evaluate_speed.py MODEL [MODEL ...] [--clips 512] [--seconds 1] [--json FILE]
+
+Clips are noise, all of the given length, as Speech Commands' are. The table says how long the full training
+set of Speech Commands (51,088 clips of 1 s, 14.2 h) would take at that pace, its probe included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sslim.evaluate.probe import LEARNING_RATES, fit_heads
+from sslim.evaluate.upstream import open_upstream
+from sslim.train.device import device_name, versions
+
+TRAINING_SET = 51_088
+BATCH_SECONDS = 16.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--clips", type=int, default=512)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    draw = np.random.default_rng(0)
+    samples = round(16_000 * arguments.seconds)
+    rows_at_once = max(1, int(BATCH_SECONDS / arguments.seconds))
+    batch = (0.1 * draw.standard_normal((rows_at_once, samples))).astype(np.float32)
+    rows = []
+    for name in arguments.models:
+        for precision in ("float32", "bfloat16"):
+            upstream = open_upstream(name, precision=precision)
+            upstream.extract(batch)
+            paces = []
+            for _ in range(arguments.rounds):
+                began = time.perf_counter()
+                done = 0
+                while done < arguments.clips:
+                    upstream.extract(batch).mean(axis=2)
+                    done += rows_at_once
+                paces.append(done * arguments.seconds / (time.perf_counter() - began))
+            pace = float(np.median(paces))
+            began = time.perf_counter()
+            features = draw.standard_normal(
+                (2 * arguments.clips, upstream.layers, upstream.width)
+            ).astype(np.float32)
+            labels = draw.integers(0, 12, (len(features), 1))
+            parts = (features[: arguments.clips], labels[: arguments.clips])
+            held = (features[arguments.clips :], labels[arguments.clips :])
+            began = time.perf_counter()
+            fit_heads(parts, held, (12,), seeds=(0,), learning_rates=LEARNING_RATES[:1])
+            probe = time.perf_counter() - began
+            minutes = TRAINING_SET / pace / 60
+            rows.append(
+                {
+                    "model": upstream.name,
+                    "precision": precision,
+                    "parameters": upstream.parameters,
+                    "audio_seconds_per_second": round(pace, 1),
+                    "spread": [round(min(paces), 1), round(max(paces), 1)],
+                    "seconds_per_head": round(probe, 2),
+                    "head_clips": arguments.clips,
+                    "speech_commands_minutes": round(minutes, 1),
+                }
+            )
+            print(
+                f"{upstream.name:24} {precision:9} {upstream.parameters:>11,} parameters  "
+                f"{pace:7.1f} s of audio per s  probe {probe:5.2f} s on {arguments.clips} clips  "
+                f"Speech Commands in {minutes:.1f} min",
+                flush=True,
+            )
+    if arguments.json:
+        facts = {
+            "command": f"python benchmarks/evaluate_speed.py MODEL... --clips {arguments.clips} "
+            f"--seconds {arguments.seconds:g}",
+            "hardware": f"{device_name(torch.device('cpu'))}, {platform.machine()}",
+            "versions": versions(),
+            "rows": rows,
+        }
+        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
