@@ -1,8 +1,8 @@
 """How fast evaluation is: audio seconds per second of extraction, and seconds per probe.
 
-    python benchmarks/evaluate_speed.py MODEL [MODEL ...] [--clips 512] [--seconds 1] [--json FILE]
+    python benchmarks/evaluate_speed.py [MODEL ...] [--clips 512] [--seconds 1] [--json FILE]
 
-Clips are noise, all of the given length, as Speech Commands' are. The table says how long the full training
+Without a MODEL: HuBERT Base and its 25%, with random weights (what they cost does not depend on those). Clips are noise, all of the given length, as Speech Commands' are. The table says how long the full training
 set of Speech Commands (51,088 clips of 1 s, 14.2 h) would take at that pace, its probe included.
 """
 
@@ -11,23 +11,40 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from train_speed import SHAPES, dense_model, settled_plan
 
+from sslim.backbone.saving import save_folder
 from sslim.evaluate.probe import LEARNING_RATES, fit_heads
 from sslim.evaluate.upstream import open_upstream
+from sslim.prune.surgery import cut
 from sslim.train.device import device_name, versions
 
 TRAINING_SET = 51_088
 BATCH_SECONDS = 16.0
 
 
+def random_models(folder: Path) -> list[str]:
+    """HuBERT Base and a quarter of it, as folders."""
+    dense = dense_model(SHAPES["base"])
+    found = []
+    for name, model in (
+        ("HuBERT Base", dense),
+        ("a quarter of it", cut(dense, settled_plan(dense))),
+    ):
+        save_folder(model, folder / name, normalise=False, run={})
+        found.append(str(folder / name))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*")
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -38,7 +55,8 @@ def main() -> None:
     rows_at_once = max(1, int(BATCH_SECONDS / arguments.seconds))
     batch = (0.1 * draw.standard_normal((rows_at_once, samples))).astype(np.float32)
     rows = []
-    for name in arguments.models:
+    made = tempfile.TemporaryDirectory()
+    for name in arguments.models or random_models(Path(made.name)):
         for precision in ("float32", "bfloat16"):
             upstream = open_upstream(name, precision=precision)
             upstream.extract(batch)

@@ -437,7 +437,10 @@ def main() -> None:
         gc.collect()
     facts: dict[str, Any] = {
         "command": "python benchmarks/train_speed.py "
-        + " ".join("DIR" if arg == str(arguments.reference) else arg for arg in sys.argv[1:]),
+        + " ".join(
+            {str(arguments.reference): "DIR", str(arguments.run): "RUN"}.get(arg, arg)
+            for arg in sys.argv[1:]
+        ),
         "hardware": f"{device_name(device)}, {platform.machine()}",
         "precision": str(precision).removeprefix("torch."),
         "versions": versions(),

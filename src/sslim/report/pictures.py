@@ -70,7 +70,7 @@ def draw_curves(run: str | Path, out: str | Path) -> None:
             label = KIND_NAMES[kind.removeprefix("open.")]
             gates.plot(steps, [line[kind] for line in joint], color=colour, label=label)
     sparsity.set_ylabel("sparsity")
-    gates.set_ylabel("mean open probability")
+    gates.set_ylabel("mean open probability\nof the units left")
     gates.set_xlabel("update")
     for axes in (loss, sparsity, gates):
         for before, line in pairwise(joint):
