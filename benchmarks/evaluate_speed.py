@@ -2,8 +2,9 @@
 
     python benchmarks/evaluate_speed.py [MODEL ...] [--clips 512] [--seconds 1] [--json FILE]
 
-Without a MODEL: HuBERT Base and its 25%, with random weights (what they cost does not depend on those). Clips are noise, all of the given length, as Speech Commands' are. The table says how long the full training
-set of Speech Commands (51,088 clips of 1 s, 14.2 h) would take at that pace, its probe included.
+Without a MODEL: HuBERT Base and its 25%, with random weights (what they cost does not depend on those).
+Clips are noise, all of the given length, as Speech Commands' are. The table says how long the full training
+set of Speech Commands (51,088 clips of 1 s, 14.2 h) would take at that pace.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def random_models(folder: Path) -> list[str]:
         ("HuBERT Base", dense),
         ("a quarter of it", cut(dense, settled_plan(dense))),
     ):
-        save_folder(model, folder / name, normalise=False, run={})
+        save_folder(folder / name, model, normalise=False, run={})
         found.append(str(folder / name))
     return found
 
