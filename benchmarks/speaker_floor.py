@@ -3,8 +3,8 @@
     python benchmarks/speaker_floor.py SPEECH TEACHER [--every 2]
 
 For log-mel features and for each hidden state of TEACHER: accuracy of a logistic regression on the mean over
-time (what SUPERB's head sees), and on mean and deviation (what the hand-made floor uses), over every n-th clip
-of the Arabic speech commands.
+time (what SUPERB's head sees), and on mean and deviation (what the hand-made floor uses), over every n-th
+clip of the Arabic speech commands.
 """
 
 from __future__ import annotations

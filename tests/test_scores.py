@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,13 @@ def test_fidelity_refuses_strangers(tmp_path: Path) -> None:
     utterances = read_source(tmp_path / "clips.csv").utterances
     with pytest.raises(TeacherError, match="fbank has 1 hidden states"):
         fidelity(open_upstream(teacher_path()), open_upstream("fbank"), utterances)
+
+
+def test_a_metric_that_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    assert get_task("ks").name == "ks"
+    with pytest.raises(ConfigError, match=r"task asr needs jiwer.*sslim\[evaluate\]"):
+        get_task("asr")
 
 
 def test_unknown_tasks_name_the_nearest() -> None:

@@ -15,6 +15,7 @@ import soxr
 from sslim.audio import load_audio, read_source
 from sslim.errors import AudioError, ConfigError
 from sslim.evaluate.scorer import Condition
+from sslim.evaluate.tasks import need_packages
 from sslim.plan import SAMPLING_RATE
 
 TELEPHONE = (300.0, 3400.0)
@@ -137,6 +138,8 @@ def named_conditions(
         "clipping": lambda: [clipping(share) for share in CLIPPED],
         "speed": lambda: [speed(factor) for factor in SPEEDS],
     }
+    if rooms is not None or "telephone" in names:
+        need_packages("this condition", "scipy")
     found = [] if noise is None else noise_conditions(noise, ratios)
     found += [] if rooms is None else [reverberation(rooms)]
     for name in names:

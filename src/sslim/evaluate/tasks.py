@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ class Task:
     parts: tuple[str, ...] = ("train", "valid", "test")
     keeps_speakers_apart: bool = True
     """Whether a speaker in two parts is a leak (where speakers are the answer, it is the task)."""
+    packages: tuple[str, ...] = ()
+    """What its metric needs beyond sslim's own requirements."""
 
 
 _TASKS = (
@@ -61,6 +64,7 @@ _TASKS = (
         False,
         ("phones",),
         partial(fit_transcriber, what=PHONES),
+        packages=("jiwer",),
     ),
     Task(
         "asr",
@@ -69,6 +73,7 @@ _TASKS = (
         False,
         ("text",),
         partial(fit_transcriber, what=WORDS),
+        packages=("jiwer",),
     ),
     Task(
         "sf",
@@ -77,9 +82,26 @@ _TASKS = (
         True,
         ("text",),
         partial(fit_transcriber, what=SLOTS),
+        packages=("jiwer",),
     ),
-    Task("asv", "speaker verification", "equal error rate", False, ("speaker",), fit_verifier),
-    Task("sd", "speaker diarisation", "diarisation error rate", False, ("rttm",), fit_diariser),
+    Task(
+        "asv",
+        "speaker verification",
+        "equal error rate",
+        False,
+        ("speaker",),
+        fit_verifier,
+        packages=("sklearn",),
+    ),
+    Task(
+        "sd",
+        "speaker diarisation",
+        "diarisation error rate",
+        False,
+        ("rttm",),
+        fit_diariser,
+        packages=("scipy", "pyannote.metrics"),
+    ),
     Task(
         "qbe",
         "query by example",
@@ -98,10 +120,24 @@ def get_task(name: str) -> Task:
     """A task by name.
 
     Raises:
-        ConfigError: there is none of that name; the nearest is named.
+        ConfigError: there is none of that name (the nearest is named), or its metric is not installed.
     """
     if name.lower() not in TASKS:
         near = difflib.get_close_matches(name.lower(), TASKS, n=1)
         suffix = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(f"there is no task '{name}'{suffix}", f"choose {', '.join(TASKS)}")
-    return TASKS[name.lower()]
+    task = TASKS[name.lower()]
+    need_packages(f"the task {task.name}", *task.packages)
+    return task
+
+
+def need_packages(who: str, *packages: str) -> None:
+    """Raises ConfigError where one of these is not installed."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ConfigError(
+                f"{who} needs {package}, which is not installed",
+                "install it with pip install 'sslim[evaluate]'",
+            ) from error
