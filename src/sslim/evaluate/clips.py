@@ -70,19 +70,24 @@ class LabelledClips:
 
     def need(self, *columns: str) -> None:
         """Raises ConfigError unless there are these columns."""
-        for column in columns:
-            if column not in self.columns:
-                near = difflib.get_close_matches(column, self.columns, n=1)
-                known = f"the columns are {', '.join(self.columns)}"
-                raise ConfigError(
-                    f"{self.source} has no column {column!r}",
-                    f"did you mean {near[0]!r}? {known}" if near else known,
-                )
+        _need(self.source, self.columns, columns)
+
+
+def _need(source: str, known: Sequence[str], wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in known:
+            near = difflib.get_close_matches(column, known, n=1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"{source} has no column {column!r}",
+                f"{guess}The columns are {', '.join(known)}",
+            )
 
 
 def read_clips(
     source: str | Path,
     *,
+    columns: Sequence[str] = (),
     where: Mapping[str, str] | None = None,
     split_column: str = "split",
     speaker_column: str = "speaker",
@@ -95,6 +100,7 @@ def read_clips(
 
     Args:
         source: the CSV; paths in it are relative to its folder.
+        columns: what it must have, looked at before any audio is.
         where: rows to take, as column -> value.
         split_column: where train, valid and test are written; rows with anything else take no part. Empty:
             no parts are wanted (folds make their own).
@@ -108,12 +114,10 @@ def read_clips(
     """
     path = Path(source)
     rows = _rows(path)
-    columns = tuple(rows[0]) if rows else ()
-    for name in where or {}:
-        if rows and name not in columns:
-            raise ConfigError(
-                f"{path} has no column {name!r}", f"the columns are {', '.join(columns)}"
-            )
+    known = tuple(rows[0]) if rows else ()
+    if rows:
+        own = [split_column] if split_column not in ("", "split") else []
+        _need(str(path), known, ["path", *(where or {}), *own, *columns])
     chosen = [
         row for row in rows if all(row.get(name) == value for name, value in (where or {}).items())
     ]
@@ -122,26 +126,18 @@ def read_clips(
         raise ConfigError(
             f"{path} has no rows" + (f" with {asked}" if asked else ""), "check --where"
         )
-    if "path" not in columns:
-        raise ConfigError(f"{path} has no column 'path'", f"the columns are {', '.join(columns)}")
     clips, notes = _clips(path, chosen, dict(where or {}))
     if not split_column:
-        return LabelledClips(str(path), tuple(clips), columns)
-    if split_column in columns:
+        return LabelledClips(str(path), tuple(clips), known)
+    if split_column in known:
         clips = [
             replace(clip, part=PART_NAMES.get(clip.row[split_column].strip().lower(), ""))
             for clip in clips
         ]
-    elif split_column != "split":
-        near = difflib.get_close_matches(split_column, columns, n=1)
-        raise ConfigError(
-            f"{path} has no column {split_column!r}",
-            f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(columns)}",
-        )
     else:
         clips, note = _make_split(path, clips, speaker_column, seed, split_file)
         notes.append(note)
-    return LabelledClips(str(path), tuple(clips), columns, tuple(notes))
+    return LabelledClips(str(path), tuple(clips), known, tuple(notes))
 
 
 def check_parts(data: LabelledClips, *, parts: Sequence[str] = PARTS) -> None:

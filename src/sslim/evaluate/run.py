@@ -128,11 +128,12 @@ def evaluate(
     chosen = settings or Settings()
     what = get_task(task)
     began = time.time()
+    needed = (*what.columns, *groups, *([folds] if folds else []))
     clips = data
     if not isinstance(clips, LabelledClips):
         column = "" if folds else split_column
-        clips = read_clips(clips, where=where, split_column=column)
-    clips.need(*what.columns, *groups, *([folds] if folds else []))
+        clips = read_clips(clips, columns=needed, where=where, split_column=column)
+    clips.need(*needed)
     parts = _folds(clips, folds) if folds else [clips]
     for part in parts:
         check_parts(part, parts=what.parts)
