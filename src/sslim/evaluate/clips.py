@@ -11,7 +11,7 @@ import csv
 import difflib
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,6 @@ PART_NAMES = {
     "testing": "test",
 }
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
-KNOWN = ("path", "start", "end", "split")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def read_clips(
         raise ConfigError(
             f"{path} has no rows" + (f" with {asked}" if asked else ""), "check --where"
         )
-    clips, notes = _clips(path, chosen, dict(where or {}))
+    clips = _clips(path, chosen, dict(where or {}))
+    notes = []
     if not split_column:
         return LabelledClips(str(path), tuple(clips), known)
     if split_column in known:
@@ -227,12 +227,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise ConfigError(f"{path} cannot be read: {error}", "give a UTF-8 CSV") from error
 
 
-def _clips(
-    path: Path, rows: Iterable[dict[str, str]], where: dict[str, str]
-) -> tuple[list[Clip], list[str]]:
+def _clips(path: Path, rows: Sequence[dict[str, str]], where: dict[str, str]) -> list[Clip]:
     """Rows with their audio looked at; what cannot be used is an error for one file and all."""
     manifest = read_source(path, where=where)
-    by_identity = {utterance.identity: utterance for utterance in manifest.utterances}
     if manifest.skipped:
         first = manifest.skipped[0]
         raise AudioError(
@@ -240,27 +237,10 @@ def _clips(
             f"{first.reason}",
             "repair them or remove their rows, so that every model is scored on the same clips",
         )
-    clips = []
-    for row in rows:
-        file = str(path.parent / row["path"])
-        start, end = (row.get(name, "").strip() for name in ("start", "end"))
-        identity = file
-        if start or end:
-            found = [
-                by_identity[key]
-                for key in (f"{file}[{int(float(start or 0))}:{int(float(end or 0))}]",)
-                if key in by_identity
-            ]
-            if not found:
-                found = [
-                    item
-                    for item in manifest.utterances
-                    if item.path == file and (item.start or 0) == int(float(start or 0))
-                ]
-            clips.append(Clip(found[0], row, ""))
-            continue
-        clips.append(Clip(by_identity[identity], row, ""))
-    return clips, []
+    # Nothing was skipped, so there is an utterance for each row, in the same order.
+    return [
+        Clip(utterance, row, "") for utterance, row in zip(manifest.utterances, rows, strict=True)
+    ]
 
 
 def _make_split(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sslim.errors import ConfigError
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
-from sslim.evaluate.fitting import fit, layer_statistics, padded
+from sslim.evaluate.fitting import layer_statistics, padded
 from sslim.evaluate.heads import DiarisationHead, WeightedSum
 from sslim.evaluate.outcome import Outcome, ratio_outcome
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
@@ -64,16 +64,7 @@ def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) ->
     def validate(head: DiarisationHead) -> float:
         return _outcome([head], valid, known, segments, seconds_per_frame, collar).score
 
-    fitted = fit(
-        make,
-        loss,
-        validate,
-        [round(50 * clip.utterance.seconds) for clip in train],
-        learning_rates=settings.learning_rates or LEARNING_RATES,
-        seeds=settings.seeds,
-        schedule=settings.schedule,
-        on_progress=settings.say,
-    )
+    fitted = settings.fit(make, loss, validate, train, LEARNING_RATES)
 
     def measured(
         heads: Sequence[DiarisationHead], clips: Sequence[Clip], condition: Condition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,6 @@ def evaluate(
     settings: Settings | None = None,
     device: str = "auto",
     precision: str = "float32",
-    on_result: Callable[[Result], None] | None = None,
 ) -> Evaluation:
     """Scores models on one task.
 
@@ -120,7 +119,6 @@ def evaluate(
         settings: seeds, schedule, cache.
         device: where features are computed.
         precision: of the features.
-        on_result: told each model's line when it is there.
 
     Raises:
         SslimError: a model, the data or an option cannot be used.
@@ -150,8 +148,6 @@ def evaluate(
         )
         results.append(result)
         kept.append(outcomes)
-        if on_result is not None:
-            on_result(result)
     tested = {clip.identity: clip for part in parts for clip in part.part("test")}
     reports = [
         group_report(column, [r.model for r in results], kept, tested, what) for column in groups

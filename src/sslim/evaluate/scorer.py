@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import Alter, FeatureStore, FrameFeatures
-from sslim.evaluate.fitting import Schedule
+from sslim.evaluate.fitting import Fit, Head, Schedule, fit
 from sslim.evaluate.outcome import Outcome
 from sslim.evaluate.upstream import Upstream
 
@@ -51,6 +52,29 @@ class Settings:
     ) -> FrameFeatures:
         """All frames of clips under a condition."""
         return self.store.frames(upstream, clips, **self._how(upstream, condition))
+
+    def fit(
+        self,
+        make: Callable[[], Head],
+        loss: Callable[[Head, list[int]], torch.Tensor],
+        validate: Callable[[Head], float],
+        clips: Sequence[Clip],
+        learning_rates: tuple[float, ...],
+    ) -> Fit[Head]:
+        """Heads over the frames of the training `clips` (see `fitting.fit`).
+
+        `learning_rates` are the task's own; those of the settings go first.
+        """
+        return fit(
+            make,
+            loss,
+            validate,
+            [round(50 * clip.utterance.seconds) for clip in clips],
+            learning_rates=self.learning_rates or learning_rates,
+            seeds=self.seeds,
+            schedule=self.schedule,
+            on_progress=self.say,
+        )
 
     def _how(self, upstream: Upstream, condition: Condition) -> dict[str, Any]:
         tell, what = self.on_progress, f"{upstream.name}, {condition.name}"

@@ -114,9 +114,9 @@ def _task(
         if kept.get("asked") == asked:
             return kept
     options = dict(settings.options)
-    trials = state.parent / "asv_trials.csv"
     if corpus.task == "asv" and "trials" not in options:
-        _write_trials(state.parent, trials := state / "asv_trials.csv")
+        trials = state / "asv_trials.csv"
+        _write_trials(state.parent, trials)
         options["trials"] = str(trials)
     evaluation = evaluate(
         models,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sslim.errors import ConfigError
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
-from sslim.evaluate.fitting import fit, layer_statistics, padded
+from sslim.evaluate.fitting import layer_statistics, padded
 from sslim.evaluate.heads import FrameHead, RecurrentHead, WeightedSum
 from sslim.evaluate.metrics import characters, edits, slot_type_counts, slot_value_edits
 from sslim.evaluate.outcome import Outcome, ratio_outcome
@@ -166,16 +166,7 @@ def fit_transcriber(
     def score(head: CtcHead, clips: Sequence[Clip], found: FrameFeatures) -> dict[str, Outcome]:
         return _outcomes(what, clips, [read(head, found)])
 
-    fitted = fit(
-        make,
-        loss,
-        validate,
-        [round(50 * clip.utterance.seconds) for clip in parts["train"]],
-        learning_rates=settings.learning_rates or what.learning_rates,
-        seeds=settings.seeds,
-        schedule=settings.schedule,
-        on_progress=settings.say,
-    )
+    fitted = settings.fit(make, loss, validate, parts["train"], what.learning_rates)
 
     def outcomes(clips: Sequence[Clip], condition: Condition) -> dict[str, Outcome]:
         found = settings.frames(upstream, clips, condition)

@@ -19,7 +19,7 @@ from sslim.backbone.units import plan_of, shape_of
 from sslim.distill.task import normalise
 from sslim.errors import TeacherError
 from sslim.evaluate.fbank import HOP, log_mel
-from sslim.plan import MACS_SECONDS, SAMPLING_RATE
+from sslim.plan import MACS_SECONDS
 from sslim.train.device import choose_device, choose_precision
 
 FBANK = "fbank"
@@ -123,8 +123,3 @@ def _shortest(loaded: LoadedModel) -> int:
 
 def _log_mels(waveforms: np.ndarray) -> np.ndarray:
     return np.stack([log_mel(waveform) for waveform in waveforms])
-
-
-def seconds_of(waveform: np.ndarray) -> float:
-    """Length at 16 kHz."""
-    return len(waveform) / SAMPLING_RATE

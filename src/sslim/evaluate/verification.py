@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sslim.errors import ConfigError
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
-from sslim.evaluate.fitting import fit, layer_statistics
+from sslim.evaluate.fitting import layer_statistics
 from sslim.evaluate.heads import MarginSoftmax, SpeakerHead, WeightedSum
 from sslim.evaluate.metrics import equal_error_outcome
 from sslim.evaluate.outcome import Outcome
@@ -86,16 +86,7 @@ def fit_verifier(upstream: Upstream, data: LabelledClips, settings: Settings) ->
     def validate(head: _Verifier) -> float:
         return _outcome([head], valid, known, trials["valid"]).score
 
-    fitted = fit(
-        make,
-        loss,
-        validate,
-        [round(50 * clip.utterance.seconds) for clip in train],
-        learning_rates=settings.learning_rates or LEARNING_RATES,
-        seeds=settings.seeds,
-        schedule=settings.schedule,
-        on_progress=settings.say,
-    )
+    fitted = settings.fit(make, loss, validate, train, LEARNING_RATES)
 
     def measured(
         heads: Sequence[_Verifier], clips: Sequence[Clip], condition: Condition
