@@ -36,35 +36,41 @@ from transformers.modeling_outputs import (
 
 
 class SslimHubertConfig(HubertConfig):
-    """`HubertConfig` plus `plan`, the kept indices (None: dense)."""
+    """`HubertConfig` plus `plan`, the kept indices (None: dense), and `exact_padding`: with an attention
+    mask, an utterance in a padded batch gives what it gives alone. False: as in the dense families, where
+    padding enters the statistics of the first norm and leaks through stacked convolutions."""
 
     model_type = "sslim-hubert"
     plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
+    exact_padding: bool = True
 
 
 class SslimWavLMConfig(WavLMConfig):
-    """`WavLMConfig` plus `plan`, the kept indices (None: dense)."""
+    """`WavLMConfig` plus what `SslimHubertConfig` adds."""
 
     model_type = "sslim-wavlm"
     plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
+    exact_padding: bool = True
 
 
 class SslimWav2Vec2Config(Wav2Vec2Config):
-    """`Wav2Vec2Config` plus `plan`, the kept indices (None: dense)."""
+    """`Wav2Vec2Config` plus what `SslimHubertConfig` adds."""
 
     model_type = "sslim-wav2vec2"
     plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
+    exact_padding: bool = True
 
 
 class SslimData2VecAudioConfig(Data2VecAudioConfig):
-    """`Data2VecAudioConfig` plus `plan`, the kept indices (None: dense)."""
+    """`Data2VecAudioConfig` plus what `SslimHubertConfig` adds."""
 
     model_type = "sslim-data2vec-audio"
     plan: dict[str, Any] | None = None
     conv_output_scale: bool = False
+    exact_padding: bool = True
 
 
 def _kept(config: Any) -> tuple[list[int], list[list[int] | None], list[int | None]]:
@@ -100,13 +106,29 @@ class ConvLayer(GradientCheckpointingLayer):
             self.layer_norm = nn.LayerNorm(channels)
         self.activation = ACT2FN[config.feat_extract_activation]
 
-    def forward(self, x_BCT: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCT: torch.Tensor, frames_B: torch.Tensor | None = None) -> torch.Tensor:
+        """Args: frames_B, frames of each utterance that are not padding (None: all)."""
         x_BCT = self.conv(x_BCT)
         if self.norm == "group":
-            x_BCT = self.layer_norm(x_BCT)
+            x_BCT = self._group_norm(x_BCT, frames_B)
         elif self.norm == "layer":
             x_BCT = self.layer_norm(x_BCT.transpose(1, 2)).transpose(1, 2)
         return self.activation(x_BCT)
+
+    def _group_norm(self, x_BCT: torch.Tensor, frames_B: torch.Tensor | None) -> torch.Tensor:
+        """Each channel to zero mean and unit variance over time, over its valid frames only."""
+        if frames_B is None:
+            return self.layer_norm(x_BCT)
+        norm: Any = self.layer_norm
+        x32_BCT = x_BCT.float() if x_BCT.dtype != torch.float64 else x_BCT
+        times = torch.arange(x_BCT.shape[2], device=x_BCT.device)
+        keep_B1T = (times[None] < frames_B[:, None])[:, None]
+        count_B11 = frames_B.clamp(min=1)[:, None, None]
+        mean_BC1 = (x32_BCT * keep_B1T).sum(2, keepdim=True) / count_B11
+        centred_BCT = x32_BCT - mean_BC1
+        variance_BC1 = (centred_BCT.square() * keep_B1T).sum(2, keepdim=True) / count_B11
+        scale_BC1 = norm.weight[:, None] * torch.rsqrt(variance_BC1 + norm.eps)
+        return (centred_BCT * scale_BC1 + norm.bias[:, None]).to(x_BCT.dtype)
 
 
 class FeatureEncoder(nn.Module):
@@ -132,10 +154,16 @@ class FeatureEncoder(nn.Module):
             nn.Parameter(torch.ones(widths[-1])) if config.conv_output_scale else None
         )
 
-    def forward(self, waveform_BS: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, waveform_BS: torch.Tensor, samples_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Args: samples_B, samples of each utterance that are not padding (None: all)."""
         x_BCT = waveform_BS[:, None]
         for layer in self.conv_layers:
-            x_BCT = layer(x_BCT)
+            frames_B = None
+            if samples_B is not None and layer.norm == "group":  # which only the first one has
+                frames_B = (samples_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
+            x_BCT = layer(x_BCT, frames_B)
         x_BTC = x_BCT.transpose(1, 2)
         return x_BTC if self.output_scale is None else x_BTC * self.output_scale
 
@@ -180,10 +208,10 @@ class PositionalConv(nn.Module):
             self.conv = nn.utils.parametrizations.weight_norm(self.conv, name="weight", dim=2)
         self.activation = ACT2FN[config.feat_extract_activation]
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, keep_BT: torch.Tensor | None = None) -> torch.Tensor:
         x_BDT = x_BTD.transpose(1, 2)
         if self.batch_norm is not None:
-            x_BDT = self.batch_norm(x_BDT)
+            x_BDT = _without_padding(self.batch_norm(x_BDT), keep_BT)
         # An even kernel padded by half of itself gives one frame too many.
         x_BDT = self.conv(x_BDT)[..., : x_BTD.shape[1]]
         return self.activation(x_BDT).transpose(1, 2)
@@ -219,11 +247,16 @@ class StackedPositionalConv(nn.Module):
             PositionalConvLayer(config) for _ in range(config.num_conv_pos_embeddings)
         )
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, keep_BT: torch.Tensor | None = None) -> torch.Tensor:
         x_BDT = x_BTD.transpose(1, 2)
         for layer in self.layers:
-            x_BDT = layer(x_BDT)
+            x_BDT = layer(_without_padding(x_BDT, keep_BT))
         return x_BDT.transpose(1, 2)
+
+
+def _without_padding(x_BDT: torch.Tensor, keep_BT: torch.Tensor | None) -> torch.Tensor:
+    """Zeros where a convolution would find zeros if the utterance were alone."""
+    return x_BDT if keep_BT is None else x_BDT.masked_fill(~keep_BT[:, None], 0.0)
 
 
 class ConstantOutput(nn.Module):
@@ -436,7 +469,8 @@ class Encoder(nn.Module):
         if keep_BT is not None:
             x_BTD = x_BTD.masked_fill(~keep_BT[..., None], 0.0)
             keep_B11T = keep_BT[:, None, None]
-        x_BTD = x_BTD + self.pos_conv_embed(x_BTD)
+        exact = getattr(self.config, "exact_padding", True)
+        x_BTD = x_BTD + self.pos_conv_embed(x_BTD, keep_BT if exact else None)
         if not self.norm_first:
             x_BTD = self.layer_norm(x_BTD)
         return self.dropout(x_BTD), keep_B11T
@@ -520,7 +554,10 @@ class SslimModel(SslimPreTrainedModel):
                 f"audio of {input_values.shape[1]} samples is too short for one frame; "
                 "give at least 25 ms (400 samples at 16 kHz)"
             )
-        features = self.feature_extractor(input_values)
+        samples_B = None
+        if attention_mask is not None and getattr(self.config, "exact_padding", True):
+            samples_B = attention_mask.sum(-1).to(torch.long)
+        features = self.feature_extractor(input_values, samples_B)
         keep_BT = None
         if attention_mask is not None:
             keep_BT = self._get_feature_vector_attention_mask(features.shape[1], attention_mask)
@@ -841,9 +878,11 @@ class _ForXVector(_Head):
             mean, deviation = read.mean(1), read.std(1)
         else:
             lengths = self._get_feat_extract_output_lengths(attention_mask.sum(1).to(torch.long))
-            # As the dense families count it: each kernel shortens, the dilation is not considered.
-            for kernel in self.config.tdnn_kernel:
-                lengths = lengths - kernel + 1
+            exact = getattr(self.config, "exact_padding", True)
+            for layer in self.tdnn:
+                # The dense families do not consider the dilation, and so read frames of padding.
+                dilation = layer.dilation if exact else 1
+                lengths = lengths - (layer.kernel_size - 1) * dilation
             rows = [row[:length] for row, length in zip(read, lengths.tolist(), strict=True)]
             mean = torch.stack([row.mean(0) for row in rows])
             deviation = torch.stack([row.std(0) for row in rows])
@@ -856,144 +895,32 @@ class _ForXVector(_Head):
         )
 
 
-# transformers' Auto classes tell models apart by class, hence one thin class per family and head.
+# transformers' Auto classes tell models apart by class and by name, hence one class per family and head.
+# The heads' bodies are above; only configuration and prefix (where the weights of the backbone sit) differ.
 
 
-class SslimHubertModel(SslimModel):
-    """HuBERT, the bare backbone."""
-
-    config_class = SslimHubertConfig
-    base_model_prefix = "hubert"
-
-
-class SslimHubertForCTC(_ForCTC):
-    """HuBERT, with a CTC head."""
-
-    config_class = SslimHubertConfig
-    base_model_prefix = "hubert"
-
-
-class SslimHubertForSequenceClassification(_ForSequenceClassification):
-    """HuBERT, with a sequence-classification head."""
-
-    config_class = SslimHubertConfig
-    base_model_prefix = "hubert"
-
-
-class SslimHubertForAudioFrameClassification(_ForAudioFrameClassification):
-    """HuBERT, with a frame-classification head."""
-
-    config_class = SslimHubertConfig
-    base_model_prefix = "hubert"
+def _classes(config_class: type, stem: str, prefix: str) -> dict[str, type]:
+    bodies = {
+        "Model": SslimModel,
+        "ForCTC": _ForCTC,
+        "ForSequenceClassification": _ForSequenceClassification,
+        "ForAudioFrameClassification": _ForAudioFrameClassification,
+        "ForXVector": _ForXVector,
+    }
+    made = {}
+    for ending, body in bodies.items():
+        name = f"{stem}{ending}"
+        contents = {
+            "__module__": __name__,
+            "__doc__": f"{stem.removeprefix('Sslim')}: {(body.__doc__ or '').splitlines()[0]}",
+            "config_class": config_class,
+            "base_model_prefix": prefix,
+        }
+        made[name] = type(name, (body,), contents)
+    return made
 
 
-class SslimHubertForXVector(_ForXVector):
-    """HuBERT, with an x-vector head."""
-
-    config_class = SslimHubertConfig
-    base_model_prefix = "hubert"
-
-
-class SslimWavLMModel(SslimModel):
-    """WavLM, the bare backbone."""
-
-    config_class = SslimWavLMConfig
-    base_model_prefix = "wavlm"
-
-
-class SslimWavLMForCTC(_ForCTC):
-    """WavLM, with a CTC head."""
-
-    config_class = SslimWavLMConfig
-    base_model_prefix = "wavlm"
-
-
-class SslimWavLMForSequenceClassification(_ForSequenceClassification):
-    """WavLM, with a sequence-classification head."""
-
-    config_class = SslimWavLMConfig
-    base_model_prefix = "wavlm"
-
-
-class SslimWavLMForAudioFrameClassification(_ForAudioFrameClassification):
-    """WavLM, with a frame-classification head."""
-
-    config_class = SslimWavLMConfig
-    base_model_prefix = "wavlm"
-
-
-class SslimWavLMForXVector(_ForXVector):
-    """WavLM, with an x-vector head."""
-
-    config_class = SslimWavLMConfig
-    base_model_prefix = "wavlm"
-
-
-class SslimWav2Vec2Model(SslimModel):
-    """wav2vec 2.0, the bare backbone."""
-
-    config_class = SslimWav2Vec2Config
-    base_model_prefix = "wav2vec2"
-
-
-class SslimWav2Vec2ForCTC(_ForCTC):
-    """wav2vec 2.0, with a CTC head."""
-
-    config_class = SslimWav2Vec2Config
-    base_model_prefix = "wav2vec2"
-
-
-class SslimWav2Vec2ForSequenceClassification(_ForSequenceClassification):
-    """wav2vec 2.0, with a sequence-classification head."""
-
-    config_class = SslimWav2Vec2Config
-    base_model_prefix = "wav2vec2"
-
-
-class SslimWav2Vec2ForAudioFrameClassification(_ForAudioFrameClassification):
-    """wav2vec 2.0, with a frame-classification head."""
-
-    config_class = SslimWav2Vec2Config
-    base_model_prefix = "wav2vec2"
-
-
-class SslimWav2Vec2ForXVector(_ForXVector):
-    """wav2vec 2.0, with an x-vector head."""
-
-    config_class = SslimWav2Vec2Config
-    base_model_prefix = "wav2vec2"
-
-
-class SslimData2VecAudioModel(SslimModel):
-    """data2vec-audio, the bare backbone."""
-
-    config_class = SslimData2VecAudioConfig
-    base_model_prefix = "data2vec_audio"
-
-
-class SslimData2VecAudioForCTC(_ForCTC):
-    """data2vec-audio, with a CTC head."""
-
-    config_class = SslimData2VecAudioConfig
-    base_model_prefix = "data2vec_audio"
-
-
-class SslimData2VecAudioForSequenceClassification(_ForSequenceClassification):
-    """data2vec-audio, with a sequence-classification head."""
-
-    config_class = SslimData2VecAudioConfig
-    base_model_prefix = "data2vec_audio"
-
-
-class SslimData2VecAudioForAudioFrameClassification(_ForAudioFrameClassification):
-    """data2vec-audio, with a frame-classification head."""
-
-    config_class = SslimData2VecAudioConfig
-    base_model_prefix = "data2vec_audio"
-
-
-class SslimData2VecAudioForXVector(_ForXVector):
-    """data2vec-audio, with an x-vector head."""
-
-    config_class = SslimData2VecAudioConfig
-    base_model_prefix = "data2vec_audio"
+globals().update(_classes(SslimHubertConfig, "SslimHubert", "hubert"))
+globals().update(_classes(SslimWavLMConfig, "SslimWavLM", "wavlm"))
+globals().update(_classes(SslimWav2Vec2Config, "SslimWav2Vec2", "wav2vec2"))
+globals().update(_classes(SslimData2VecAudioConfig, "SslimData2VecAudio", "data2vec_audio"))
