@@ -6,6 +6,7 @@
     ├── TeacherError       the teacher cannot be found, read or understood
     ├── ConversionError    a foreign checkpoint does not match what its format promises
     ├── BudgetError        the budget cannot be met by any plan
+    ├── ExportError        a model cannot be exported, or the file differs from the model it came from
     ├── OutputError        the output folder cannot be written, or holds something already
     └── TrainingError      training cannot go on (a loss that is not finite, no memory)
 
@@ -59,6 +60,10 @@ class ConversionError(SslimError):
 
 class BudgetError(SslimError):
     """No plan can meet the budget."""
+
+
+class ExportError(SslimError):
+    """A model cannot be exported, or the exported file differs from the model it came from."""
 
 
 class OutputError(SslimError):

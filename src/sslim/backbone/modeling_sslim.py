@@ -159,7 +159,8 @@ class FeatureEncoder(nn.Module):
     ) -> torch.Tensor:
         """Args: samples_B, samples of each utterance that are not padding (None: all)."""
         x_BCT = waveform_BS[:, None]
-        for layer in self.conv_layers:
+        layers: list[Any] = list(self.conv_layers)
+        for layer in layers:
             frames_B = None
             if samples_B is not None and layer.norm == "group":  # which only the first one has
                 frames_B = (samples_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
@@ -879,7 +880,8 @@ class _ForXVector(_Head):
         else:
             lengths = self._get_feat_extract_output_lengths(attention_mask.sum(1).to(torch.long))
             exact = getattr(self.config, "exact_padding", True)
-            for layer in self.tdnn:
+            layers: list[Any] = list(self.tdnn)
+            for layer in layers:
                 # The dense families do not consider the dilation, and so read frames of padding.
                 dilation = layer.dilation if exact else 1
                 lengths = lengths - (layer.kernel_size - 1) * dilation

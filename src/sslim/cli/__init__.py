@@ -22,6 +22,7 @@ from sslim.cli.compress import compress
 from sslim.cli.convert import convert
 from sslim.cli.demo import demo
 from sslim.cli.evaluate import evaluate
+from sslim.cli.export import export
 from sslim.cli.inspect import inspect
 from sslim.cli.runs import runs
 from sslim.errors import SslimError
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (compress, convert, inspect, evaluate, runs, demo):
+for verb in (compress, convert, inspect, evaluate, export, runs, demo):
     app.command()(verb)
 
 

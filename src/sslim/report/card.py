@@ -113,3 +113,28 @@ def model_card(facts: Mapping[str, Any]) -> str:
         precision=facts["precision"],
         versions=versions,
     )
+
+
+EXPORTS = "## Exported files"
+EXPORTS_HEAD = f"""{EXPORTS}
+
+Written and compared by `sslim export`; the figures are the worst of all layers.
+
+| file | format | bytes | cosine | difference | compared on |
+|---|---|---|---|---|---|
+"""
+
+
+def with_export(card: str, facts: Mapping[str, Any]) -> str:
+    """The card with a line about one exported file (see `deploy.export`), in place of an earlier one."""
+    cosine, difference = facts["worst_cosine"], facts["worst_difference"]
+    line = (
+        f"| `{facts['file']}` | {facts['format']} | {facts['bytes']:,} "
+        f"| {'-' if cosine is None else f'{cosine:.5f}'} "
+        f"| {'-' if difference is None else f'{difference:.1e}'} | {facts['audio'] or '-'} |"
+    )
+    if EXPORTS not in card:
+        return f"{card.rstrip()}\n\n{EXPORTS_HEAD}{line}\n"
+    lines = [row for row in card.splitlines() if not row.startswith(f"| `{facts['file']}` |")]
+    last = max(index for index, row in enumerate(lines) if row.startswith("|"))
+    return "\n".join([*lines[: last + 1], line, *lines[last + 1 :]]) + "\n"

@@ -53,7 +53,10 @@ def from_torchaudio(data: Mapping[str, Any], path: Path, family: str | None) -> 
         ConversionError: a size cannot be told, or the family asked for cannot be.
     """
     state = {dense_name(name): tensor for name, tensor in _state(data).items()}
+    config = data.get("config")
     wavlm = any("rel_attn_embed" in name or "gru_rel_pos" in name for name in state)
+    # One that has lost all heads is told by its settings.
+    wavlm = wavlm or (isinstance(config, dict) and "encoder_remaining_heads" in config)
     found = (
         "wavlm"
         if wavlm
@@ -64,7 +67,6 @@ def from_torchaudio(data: Mapping[str, Any], path: Path, family: str | None) -> 
             f"{path} holds a {found} model, not {family!r}", "leave the family out"
         )
     notes = () if wavlm or family else (f"taken as {found}: the file does not say which family",)
-    config = data.get("config")
     if isinstance(config, dict) and "extractor_conv_layer_config" in config:
         return _from_reference(state, config, found, path, notes)
     return _dense(state, found, path, notes)

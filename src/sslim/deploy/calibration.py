@@ -1,0 +1,51 @@
+"""What range each quantised input has on real audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from sslim.backbone.loading import LoadedModel
+from sslim.distill.task import normalise
+
+
+@torch.no_grad()
+def input_ranges(
+    loaded: LoadedModel, waveforms: Iterable[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """Smallest and largest input of every product that int8 arithmetic covers.
+
+    Args:
+        loaded: the model.
+        waveforms: (samples,) each, at 16 kHz, as a user would give them.
+
+    Returns:
+        name of the module in the model -> its range.
+    """
+    model: Any = loaded.model
+    found: dict[str, tuple[float, float]] = {}
+    handles = []
+
+    def observe(name: str) -> Any:
+        def hook(module: Any, inputs: tuple[Any, ...]) -> None:
+            low, high = (float(value) for value in torch.aminmax(inputs[0]))
+            if name in found:
+                low, high = min(low, found[name][0]), max(high, found[name][1])
+            found[name] = (low, high)
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv1d):
+            handles.append(module.register_forward_pre_hook(observe(name)))
+    try:
+        for waveform in waveforms:
+            audio = torch.from_numpy(np.ascontiguousarray(waveform, np.float32))[None]
+            model(normalise(audio) if loaded.normalise else audio)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
