@@ -17,6 +17,7 @@ FreshPython = Callable[..., "subprocess.CompletedProcess[str]"]
 def test_public_names_are_stated_and_there() -> None:
     assert sslim.__all__ == [
         "compress",
+        "export",
         "load",
         "SslimError",
         "ConfigError",
@@ -24,6 +25,7 @@ def test_public_names_are_stated_and_there() -> None:
         "TeacherError",
         "ConversionError",
         "BudgetError",
+        "ExportError",
         "OutputError",
         "TrainingError",
         "__version__",

@@ -22,6 +22,7 @@ from sslim.errors import (
     BudgetError,
     ConfigError,
     ConversionError,
+    ExportError,
     OutputError,
     SslimError,
     TeacherError,
@@ -31,11 +32,13 @@ from sslim.errors import (
 if TYPE_CHECKING:
     from sslim.backbone import load as load
     from sslim.compress import compress as compress
+    from sslim.deploy.export import export as export
 
 __version__ = "0.1.0"
 
 __all__ = [
     "compress",
+    "export",
     "load",
     "SslimError",
     "ConfigError",
@@ -43,12 +46,17 @@ __all__ = [
     "TeacherError",
     "ConversionError",
     "BudgetError",
+    "ExportError",
     "OutputError",
     "TrainingError",
     "__version__",
 ]
 
-_LAZY = {"compress": "sslim.compress", "load": "sslim.backbone"}
+_LAZY = {
+    "compress": "sslim.compress",
+    "export": "sslim.deploy.export",
+    "load": "sslim.backbone",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ D width.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.units import plan_of, shape_of
 from sslim.distill.task import normalise
@@ -69,10 +71,7 @@ def open_upstream(
     if str(model) == FBANK:
         return Upstream(name or FBANK, 1, 80, HOP, 0, 0, FBANK_FINGERPRINT, _log_mels)
     if str(model).endswith(".onnx"):
-        raise TeacherError(
-            f"{model} is an ONNX file, which cannot be evaluated yet",
-            "give the folder it was made from",
-        )
+        return _exported(str(model), name)
     loaded = load_model(model)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
@@ -108,6 +107,34 @@ def _extractor(
         return features
 
     return extract
+
+
+def _exported(path: str, name: str) -> Upstream:
+    """An exported file. Tasks read all layers, so it must give them out."""
+    file = ExportedModel(path)
+    if "hidden_states" not in file.outputs:
+        raise TeacherError(
+            f"{path} gives out its last layer only, and tasks weigh all layers",
+            "export it again with --all-layers",
+        )
+    facts = file.facts
+
+    def extract(waveforms: np.ndarray) -> np.ndarray:
+        states = file(list(np.ascontiguousarray(waveforms, dtype=np.float32)))["hidden_states"]
+        return np.ascontiguousarray(states.transpose(1, 0, 2, 3))
+
+    return Upstream(
+        name=name or Path(path).name,
+        layers=facts["layers"],
+        width=facts["width"],
+        hop=file.hop,
+        parameters=facts["parameters"],
+        macs_per_second=facts["macs_per_second"],
+        # The same model in other numbers gives other features.
+        fingerprint=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        extract=extract,
+        shortest=file.shortest,
+    )
 
 
 def _shortest(loaded: LoadedModel) -> int:
