@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sslim import __version__
+from sslim.cli.bench import bench
 from sslim.cli.compress import compress
 from sslim.cli.convert import convert
 from sslim.cli.demo import demo
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (compress, convert, inspect, evaluate, export, runs, demo):
+for verb in (compress, convert, inspect, evaluate, export, bench, runs, demo):
     app.command()(verb)
 
 

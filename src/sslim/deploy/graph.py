@@ -30,6 +30,8 @@ class Graph:
         self._small: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._count = 0
         self._beyond_standard = False
+        self.part = ""
+        """In front of the names of nodes, so that a profile can tell parts of the model apart."""
 
     def constant(self, value: Any) -> str:
         """A constant; small ones of equal value are one."""
@@ -67,7 +69,8 @@ class Graph:
                 names.append(value if isinstance(value, str) else self.constant(value))
         self._beyond_standard |= bool(domain)
         made = [self._name() for _ in range(outputs)]
-        self.nodes.append(helper.make_node(kind, names, made, domain=domain, **attributes))
+        name = f"{self.part}{kind}_{self._count}"
+        self.nodes.append(helper.make_node(kind, names, made, name, domain=domain, **attributes))
         return made
 
     def over_chunks(self, count: str, body: Callable[[str], str]) -> str:
@@ -77,10 +80,11 @@ class Graph:
         stay in the processor's cache.
         """
         outside, self.nodes = self.nodes, []
+        part, self.part = self.part, "chunk/"
         number, condition = self._name(), self._name()
         result = body(number)
         go_on = self.op("Identity", condition)
-        inside, self.nodes = self.nodes, outside
+        inside, self.nodes, self.part = self.nodes, outside, part
         graph = helper.make_graph(
             inside,
             f"chunk{number}",

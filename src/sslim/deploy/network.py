@@ -61,8 +61,10 @@ class Network:
 
     def write(self) -> None:
         """Writes the backbone; `layers` then names its hidden states, `last` its output."""
+        self.graph.part = "front_end/"
         waveform = self._waveform()
         x = self._front_end(waveform)
+        self.graph.part = ""
         x = self._projection(x)
         x = self._encoder(x)
         self.last = x
@@ -85,12 +87,14 @@ class Network:
         )
         self.bad_B = g.op("Add", nothing, g.op("Where", fits, 0.0, np.float32(math.nan)))
         if self.loaded.normalise:
-            count = g.op("Unsqueeze", g.op("Cast", "lengths", to=FLOAT), [1])
-            mean = g.op("Div", g.op("ReduceSum", waveform, [1]), count)
-            centred = g.op("Where", valid, g.op("Sub", waveform, mean), 0.0)
+            # Sums over a minute of samples are taken in double precision.
+            exact = g.op("Cast", waveform, to=DOUBLE)
+            count = g.op("Unsqueeze", g.op("Cast", "lengths", to=DOUBLE), [1])
+            mean = g.op("Div", g.op("ReduceSum", exact, [1]), count)
+            centred = g.op("Where", valid, g.op("Sub", exact, mean), np.float64(0))
             variance = g.op("Div", g.op("ReduceSum", g.op("Mul", centred, centred), [1]), count)
-            deviation = g.op("Sqrt", g.op("Add", variance, NORMALISE_EPSILON))
-            waveform = g.op("Div", centred, deviation)
+            deviation = g.op("Sqrt", g.op("Add", variance, np.float64(NORMALISE_EPSILON)))
+            waveform = g.op("Cast", g.op("Div", centred, deviation), to=FLOAT)
         return waveform
 
     # Convolutions
@@ -216,7 +220,10 @@ class Network:
         projection = self.model.feature_projection
         if projection.layer_norm is not None:
             x = self._layer_norm(x, projection.layer_norm)
-        return self._linear(x, projection.projection, "feature_projection.projection")
+        # Float32 in every arithmetic: few channels carry most of what the norm gives, and eight bits for all
+        # of them cost more here than in all layers of the encoder together.
+        linear = projection.projection
+        return Float32().linear(self.graph, x, values(linear.weight), values(linear.bias), "")
 
     def _encoder(self, x: str) -> str:
         g, encoder = self.graph, self.model.encoder
