@@ -1,11 +1,12 @@
 """How fast a model of DPHuBERT's shape is, against HuBERT Base in transformers and against the reference.
 
-    python benchmarks/latency.py [--reference DIR] [--shape 410 4 366] [--seconds 10] [--threads 1] [--json FILE]
+    python benchmarks/latency.py [--reference DIR] [--shape 410 4 366] [--seconds 10] [--json FILE]
 
 Random weights: the arithmetic is the same. The shape keeps 410 of 512 channels in each convolution, 4 of 12
-heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a 2.6th) of the
-published DPHuBERT. All contestants run in turn, a process each. DIR is a checkout of the DPHuBERT repository
-(github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format dphubert`.
+heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a 2.6th) of
+the published DPHuBERT. All contestants run in turn, a process each. DIR is a checkout of the DPHuBERT
+repository (github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format
+dphubert`.
 """
 
 from __future__ import annotations

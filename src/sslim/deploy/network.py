@@ -25,7 +25,7 @@ NORMALISE_EPSILON = 1e-7
 CHUNKED = 3
 """Convolutions after the first that are computed chunk by chunk, the first one with them: what they write
 is wide and read once, so it should not leave the processor's cache."""
-CHUNK = 96
+CHUNK = 128
 """Frames of the last of them in a chunk. Both were chosen by measurement; docs/deploy.md has the figures."""
 FAR = np.float32(-1e30)
 """Added to the attention score of a padded frame: its weight becomes exactly zero."""
