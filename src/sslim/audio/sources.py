@@ -104,6 +104,31 @@ def read_source(
     return Manifest(tuple(usable), tuple(skipped))
 
 
+def find_files(source: str | Path) -> list[tuple[Path, str]]:
+    """Whole files of a file, folder or list, each with a name that no other has.
+
+    Raises:
+        AudioError: the source cannot be read or has no audio.
+    """
+    path = Path(source).expanduser()
+    files = list(dict.fromkeys(entry.path for entry in _entries(path, {})))
+    if not files:
+        raise AudioError(f"no audio found in {path}", f"give {', '.join(EXTENSIONS)} files")
+    root = path if path.is_dir() else None
+    plain = [
+        (file.relative_to(root) if root else Path(file.name)).with_suffix("") for file in files
+    ]
+    found: list[tuple[Path, str]] = []
+    taken: set[str] = set()
+    for file, name in zip(files, plain, strict=True):
+        unique = str(name) if plain.count(name) == 1 else f"{name}{file.suffix}"
+        while unique in taken:
+            unique += "-again"
+        taken.add(unique)
+        found.append((file, unique))
+    return found
+
+
 # --- kinds of source -----------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from sslim.cli.bench import bench
 from sslim.cli.compress import compress
 from sslim.cli.convert import convert
 from sslim.cli.demo import demo
+from sslim.cli.embed import embed
 from sslim.cli.evaluate import evaluate
 from sslim.cli.export import export
 from sslim.cli.inspect import inspect
@@ -40,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (compress, convert, inspect, evaluate, export, bench, runs, demo):
+for verb in (compress, convert, inspect, evaluate, export, bench, embed, runs, demo):
     app.command()(verb)
 
 

@@ -1,9 +1,8 @@
 """One contestant of a benchmark, alone in its process: `python -m sslim.deploy.worker KIND PATH THREADS`.
 
 Reads a line of JSON, runs, writes a line of JSON. {"seconds": s} gives {"time": seconds it took,
-"peak_bytes": ...}; {"front_end": s} gives {"share": part of the time that the convolutional front-end took, or
-null}. A process each, because peak memory and the first answer are a process's; lines, so that contestants
-take turns.
+"peak_bytes": ...}; {"front_end": s} gives {"share": the convolutional front-end's part of the time, or null}.
+A process each, as peak memory and the first answer are a process's; lines, so that they take turns.
 
 KIND: `torch`, `bfloat16` (our model), `transformers` (a dense model's own class), `onnx` (an exported file;
 then torch is never imported).
