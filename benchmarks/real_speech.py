@@ -204,9 +204,6 @@ def main() -> None:
     models: dict[str, str | Path] = {"teacher": arguments.teacher}
     models |= {name: facts.pop("folder") for name, facts in students.items()}
     models["fbank"] = "fbank"
-    table = scores(
-        arguments.speech, models, arguments.tasks, arguments.seeds, arguments.out / "features"
-    )
     facts = {
         "command": "python benchmarks/real_speech.py SPEECH TEACHER OUT "
         f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds}",
@@ -214,18 +211,20 @@ def main() -> None:
         "versions": versions(),
         "settings": settings,
         "students": students,
-        "tasks": table,
+        "tasks": {},
     }
-    if arguments.json:
-        if arguments.json.is_file():  # tasks can be run a few at a time
-            earlier = json.loads(arguments.json.read_text(encoding="utf-8"))
-            if all(
-                same_student(earlier["students"].get(name), students[name]) for name in students
-            ):
-                # How long training took is kept from the run that also trained the others.
-                facts["students"] = students | earlier["students"]
-                facts["tasks"] = earlier["tasks"] | facts["tasks"]
-        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if arguments.json and arguments.json.is_file():  # tasks can be run a few at a time
+        earlier = json.loads(arguments.json.read_text(encoding="utf-8"))
+        if all(same_student(earlier["students"].get(name), students[name]) for name in students):
+            # How long training took is kept from the run that also trained the others.
+            facts["students"] = students | earlier["students"]
+            facts["tasks"] = earlier["tasks"]
+    for task in arguments.tasks:
+        facts["tasks"] |= scores(
+            arguments.speech, models, [task], arguments.seeds, arguments.out / "features"
+        )
+        if arguments.json:
+            arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
