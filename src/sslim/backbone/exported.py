@@ -37,6 +37,8 @@ class ExportedModel:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Plans of memory are per shape, and audio has many: they cost memory and save no time here.
+        options.enable_mem_pattern = False
         try:
             self.session = runtime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]

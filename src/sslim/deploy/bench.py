@@ -238,8 +238,11 @@ def measure(
     """
     rows: list[Row] = []
     for count in threads:
-        workers = [Worker(entry, count) for entry in entries]
+        workers: list[Worker] = []
         try:
+            for entry in entries:
+                workers.append(Worker(entry, count))
+            found: list[tuple[float, list[list[float]], list[int]]] = []
             for length in sorted(seconds):
                 say(f"{count} thread(s), {length:g} s of audio")
                 for worker in workers:
@@ -251,8 +254,11 @@ def measure(
                         answer = worker.run(length)
                         times[number].append(answer["time"])
                         peaks[number] = answer["peak_bytes"]
-                for number, worker in enumerate(workers):
-                    rows.append(_row(worker, count, length, times[number], peaks[number], times[0]))
+                found.append((length, times, peaks))
+            # Shares come last: profiling opens an exported file once more, and that memory is nobody's need.
+            for length, times, peaks in found:
+                for worker, own, peak in zip(workers, times, peaks, strict=True):
+                    rows.append(_row(worker, count, length, own, peak, times[0]))
         finally:
             for worker in workers:
                 worker.__exit__(None, None, None)
