@@ -29,6 +29,13 @@ def export(
         list[str] | None,
         typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a CSV. Can be repeated."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Labelled clips on which the model and the file are both scored."
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="What the labels are for, see evaluate.")] = "ks",
     all_layers: Annotated[
         bool, typer.Option("--all-layers", help="Give out every hidden state as well.")
     ] = False,
@@ -60,6 +67,8 @@ def export(
         format=format,
         audio=audio,
         where=columns,
+        labels=labels,
+        task=task,
         all_layers=all_layers,
         seven_bit=seven_bit,
         min_cosine=min_cosine,
@@ -72,6 +81,13 @@ def export(
                 f"layer {layer.layer:2}  cosine {layer.cosine:.6f}  difference {layer.difference:.1e}"
             )
         typer.echo(f"output difference {made.check.output:.1e}, batching {made.check.batching:.1e}")
+    if made.probe is not None:
+        probe = made.probe
+        typer.echo(
+            f"{probe['task']} {probe['metric']}: model {100 * probe['model']:.1f}, "
+            f"file {100 * probe['file']:.1f} (95% interval "
+            f"{100 * probe['file_interval'][0]:.1f} to {100 * probe['file_interval'][1]:.1f})"
+        )
     for note in made.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"{made.path}: {made.format}, {made.bytes:,} bytes")

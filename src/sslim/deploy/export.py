@@ -45,6 +45,8 @@ class Export:
     audio: str
     passed: bool
     notes: tuple[str, ...] = ()
+    probe: Mapping[str, Any] | None = None
+    """Scores of model and file on a labelled task, where labels were given."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,6 +60,7 @@ class Export:
             "worst_difference": self.check.difference if self.check else None,
             "check": asdict(self.check) if self.check else None,
             "notes": list(self.notes),
+            "probe": None if self.probe is None else dict(self.probe),
         }
 
 
@@ -68,6 +71,8 @@ def export(
     format: str = "onnx",
     audio: str | Path | None = None,
     where: Mapping[str, str] | None = None,
+    labels: str | Path | None = None,
+    task: str = "ks",
     all_layers: bool = False,
     seven_bit: bool = False,
     min_cosine: float = MIN_COSINE,
@@ -82,7 +87,9 @@ def export(
         format: `onnx` (float32), `onnx-int8`, or `dphubert` (the reference's `.pth`).
         audio: a source of speech like yours, to fix int8 ranges and to compare with; without it the run's own
             training audio where it still lies, else signals made here.
-        where: rows of a CSV source.
+        where: rows of a CSV source, and of `labels`.
+        labels: a CSV of labelled clips (see `sslim evaluate`) on which model and file are both scored.
+        task: what the labels are for.
         all_layers: give out every hidden state as well.
         seven_bit: int8 weights of 7 bits, for processors without VNNI.
         min_cosine: what every layer of an int8 file must reach.
@@ -112,8 +119,9 @@ def export(
         remarks.append("ranges come from signals made here; give speech like yours with --audio")
     say(f"comparing on {signals.described}")
     arithmetic = _arithmetic(loaded, format, signals, seven_bit)
-    aside = out.with_name(f".{out.name}.partial")
-    twin = out.with_name(f".{out.name}.layers")
+    aside = out.with_name(f".{out.name}.partial.onnx")
+    twin = out.with_name(f".{out.name}.layers.onnx")
+    probe = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _write(loaded, arithmetic(), aside, all_layers)
@@ -123,6 +131,8 @@ def export(
         layers = ExportedModel(twin) if twin.exists() else file
         check = check_export(loaded, file, layers, signals.check)
         passed, problem = _judge(check, format, min_cosine)
+        if labels is not None:
+            probe = _probe(model, twin if twin.exists() else aside, task, labels, where or {}, say)
         if not passed and not force:
             raise ExportError(
                 f"{out.name} was not written: {problem}",
@@ -138,8 +148,33 @@ def export(
     finally:
         aside.unlink(missing_ok=True)
         twin.unlink(missing_ok=True)
-    made = Export(out, format, out.stat().st_size, check, signals.described, passed, tuple(remarks))
+    size = out.stat().st_size
+    made = Export(out, format, size, check, signals.described, passed, tuple(remarks), probe)
     return _finish(loaded, made)
+
+
+def _probe(
+    model: str | Path,
+    file: Path,
+    task: str,
+    labels: str | Path,
+    where: Mapping[str, str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The same head, trained on features of the model and of the file."""
+    from sslim.evaluate.run import evaluate
+    from sslim.evaluate.scorer import Settings
+
+    found = evaluate([model, file], task, labels, where=where, settings=Settings(say=say))
+    ours, exported = found.results
+    return {
+        "task": task,
+        "metric": ours.metric,
+        "model": ours.score,
+        "model_interval": list(ours.interval),
+        "file": exported.score,
+        "file_interval": list(exported.interval),
+    }
 
 
 def ending(format: str) -> str:
