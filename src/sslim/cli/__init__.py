@@ -19,6 +19,7 @@ import typer
 
 from sslim import __version__
 from sslim.cli.bench import bench
+from sslim.cli.checklist import checklist
 from sslim.cli.compress import compress
 from sslim.cli.convert import convert
 from sslim.cli.demo import demo
@@ -26,6 +27,7 @@ from sslim.cli.embed import embed
 from sslim.cli.evaluate import evaluate
 from sslim.cli.export import export
 from sslim.cli.inspect import inspect
+from sslim.cli.report import report
 from sslim.cli.runs import runs
 from sslim.errors import SslimError
 
@@ -41,7 +43,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (compress, convert, inspect, evaluate, export, bench, embed, runs, demo):
+for verb in (
+    compress,
+    convert,
+    inspect,
+    evaluate,
+    export,
+    bench,
+    embed,
+    report,
+    checklist,
+    runs,
+    demo,
+):
     app.command()(verb)
 
 

@@ -93,6 +93,18 @@ def compress(
     )
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         typer.echo(result.summary_line())
+        _report(out)
+
+
+def _report(out: Path) -> None:
+    """Writes the report; a model that was made is not lost because its report was not."""
+    from sslim.errors import SslimError
+    from sslim.report.page import write_report
+
+    try:
+        typer.echo(f"report: {write_report([out], out / 'report.html')}")
+    except SslimError as error:
+        typer.echo(f"no report: {error}", err=True)
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, str]:

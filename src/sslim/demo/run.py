@@ -34,6 +34,7 @@ from sslim.evaluate.fbank import log_mel
 from sslim.evaluate.probe import LabelledFeatures, ProbeScore, pooled_features, probe
 from sslim.plan import MACS_SECONDS
 from sslim.recipes import resolve
+from sslim.report.page import write_report
 
 PARAMS = "25%"
 RESULTS = "results.json"
@@ -132,15 +133,47 @@ def run_demo(
     result = _measure(out, speech, student, seconds, began)
     facts = asdict(result) | {"out": str(out), "settings": list(settings)}
     (out / RESULTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_evidence(result, out / "student")
+    report = write_report([out / "student"], out / "student" / "report.html")
     result.render(console)
     console.print(student.summary_line(), highlight=False, soft_wrap=True)
     console.print(
         f"{out}: the student is in {out / 'student'} (its README.md says how to load it); "
-        f"`sslim inspect {out / 'student'}` shows what was kept. {result.seconds:.0f} s in all.",
+        f"`sslim inspect {out / 'student'}` shows what was kept, {report} what was saved and lost. "
+        f"{result.seconds:.0f} s in all.",
         highlight=False,
         soft_wrap=True,
     )
     return result
+
+
+def write_evidence(result: DemoResult, student: Path) -> None:
+    """The probes' scores as a report reads them, without intervals: these probes have none."""
+    rows = []
+    for task, chance in (("word", result.word_chance), ("voice", result.voice_chance)):
+        first = getattr(result.rows[0], f"{task}_accuracy")
+        for row in result.rows:
+            score = getattr(row, f"{task}_accuracy")
+            rows.append(
+                {
+                    "model": "student" if row.name == "compressed" else row.name,
+                    "task": f"{task}s",
+                    "metric": "accuracy",
+                    "higher_is_better": True,
+                    "score": score,
+                    "interval": None,
+                    "difference": score - first,
+                    "difference_interval": None,
+                    "parameters": row.parameters,
+                    "macs_per_second": row.macs_per_second,
+                    "chance": chance,
+                    "conditions": {},
+                }
+            )
+    folder = student / "evidence"
+    folder.mkdir(exist_ok=True)
+    text = json.dumps({"results": rows}, indent=2) + "\n"
+    (folder / "demo.json").write_text(text, encoding="utf-8")
 
 
 def _prepare(out: Path, force: bool) -> None:

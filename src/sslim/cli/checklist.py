@@ -1,0 +1,33 @@
+"""`sslim checklist`: what stands between a model and its rollout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def checklist(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a model.")],
+    lang: Annotated[str, typer.Option(help="en or ja.")] = "en",
+    init: Annotated[
+        bool, typer.Option("--init", help="Make rollout.toml, for what people decide.")
+    ] = False,
+) -> None:
+    """Show each point of a rollout: ticked from evidence in RUN, or open with what closes it."""
+    from sslim.report.checklist import checklist as items
+    from sslim.report.checklist import write_template
+    from sslim.report.evidence import read_evidence
+    from sslim.report.words import Words
+
+    words = Words(lang)
+    found = read_evidence(run)
+    if init:
+        typer.echo(str(write_template(run)))
+        return
+    for item in items(found, words):
+        mark = "✓" if item.done else "○"
+        typer.echo(f"{mark} {item.text}: {item.evidence}")
+        if item.command:
+            typer.echo(f"    {item.command}")

@@ -1,0 +1,35 @@
+"""`sslim report`: one HTML file to decide by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [RUN ...]", help="Folders of models; several make a comparison."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Default: report.html in RUN, or here for several."),
+    ] = None,
+    lang: Annotated[str, typer.Option(help="en or ja.")] = "en",
+    evidence: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="JSON",
+            help="What evaluate, bench or export wrote elsewhere than in RUN/evidence/. Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Write what was saved, what was lost and whether to roll out, as one HTML file."""
+    from sslim.report.page import write_report
+
+    target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    typer.echo(str(write_report(runs, target, language=lang, evidence=evidence or ())))

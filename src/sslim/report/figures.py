@@ -1,0 +1,461 @@
+"""The pictures of a report, drawn with plotly; each has the table of its figures behind it.
+
+Colours are told apart by colour-blind readers (Okabe and Ito). Ink and grid are left to the page, which knows
+whether it is light or dark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sslim.errors import ConfigError
+from sslim.report.evidence import Evidence
+from sslim.report.words import Words
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as Drawing
+
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+GREY = "rgba(140,140,140,0.35)"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The figures of a picture."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, as plotly's JSON, and its table."""
+
+    key: str
+    label: str
+    """For those who do not see it."""
+    data: str
+    table: Table
+    height: int
+
+
+def _graphs() -> Any:
+    try:
+        from plotly import graph_objects
+    except ImportError as error:
+        raise ConfigError(
+            "reports need the package plotly, which is not installed", "run: pip install plotly"
+        ) from error
+    return graph_objects
+
+
+def plotly_source() -> str:
+    """plotly's own JavaScript, to stand in the page."""
+    _graphs()
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    return source
+
+
+def _picture(key: str, label: str, figure: Drawing, table: Table, height: int = 320) -> Picture:
+    figure.update_layout(
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 56, "r": 16, "t": 32, "b": 48},
+        height=height,
+        legend={"orientation": "h", "y": -0.25},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        template="none",
+    )
+    # In a page's script nothing may look like the end of the script.
+    data = json.dumps(json.loads(figure.to_json()), ensure_ascii=False).replace("</", "<\\/")
+    return Picture(key, label, data, table, height)
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """`0-3, 7` for 0, 1, 2, 3, 7."""
+    found: list[list[int]] = []
+    for index in sorted(indices):
+        if found and index == found[-1][1] + 1:
+            found[-1][1] = index
+        else:
+            found.append([index, index])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
+
+
+def _short(text: str, most: int = 160) -> str:
+    """Broken into lines for a hover, and cut where it is too long."""
+    text = text if len(text) <= most else f"{text[:most]} ..."
+    words = text.split(", ")
+    lines = [", ".join(words[at : at + 8]) for at in range(0, len(words), 8)]
+    return ",<br>".join(lines)
+
+
+def layers(evidence: Evidence, words: Words) -> list[Picture]:
+    """Channels, heads and feed-forward units of teacher and student; hover shows indices."""
+    say, shape, plan = words.say, evidence.inspection.shape, evidence.inspection.plan
+    kept: list[tuple[str, str, list[tuple[int, ...] | None], list[int], int]] = [
+        ("conv", "convolution", list(plan.conv), list(shape.conv_channels), 0),
+        ("heads", "layer", [row.heads for row in plan.layers], [shape.heads] * shape.layers, 1),
+        (
+            "ffn",
+            "layer",
+            [row.ffn for row in plan.layers],
+            [shape.intermediate_size] * shape.layers,
+            1,
+        ),
+    ]
+    pictures = []
+    for key, axis, units, dense, first in kept:
+        places = list(range(first, first + len(units)))
+        counts = [0 if row is None else len(row) for row in units]
+        texts = [
+            say("removed") if row is None else say("kept_indices", indices=ranges(row) or "-")
+            for row in units
+        ]
+        figure = _graphs().Figure()
+        figure.add_bar(
+            x=places, y=dense, name=say("teacher"), marker_color=GREY, hovertemplate="%{y}"
+        )
+        figure.add_bar(
+            x=places,
+            y=counts,
+            name=say("student"),
+            marker_color=BLUE,
+            customdata=[_short(text) for text in texts],
+            hovertemplate="%{y}<br>%{customdata}",
+        )
+        figure.update_layout(barmode="overlay", title={"text": say(key)}, hovermode="x unified")
+        figure.update_xaxes(title={"text": say(axis)}, dtick=1 if len(places) <= 12 else 4)
+        rows = tuple(
+            (str(place), str(size), str(count), text)
+            for place, size, count, text in zip(places, dense, counts, texts, strict=True)
+        )
+        columns = (say(axis), say("teacher"), say("student"), say("kept"))
+        pictures.append(_picture(f"layers-{key}", say(key), figure, Table(columns, rows), 300))
+    return pictures
+
+
+def parts(evidence: Evidence, words: Words) -> list[Picture]:
+    """Parameters and operations by part."""
+    say = words.say
+    found = evidence.inspection.parts()
+    pictures = []
+    for key, unit, digits in (("parameters", 1e6, "M"), ("macs_per_second", 1e9, "G")):
+        label = say("parameters" if key == "parameters" else "macs")
+        names = [part for part in found if found[part][f"dense_{key}"] or found[part][key]]
+        titles = [say(f"part_{name}") for name in names]
+        now = [found[name][key] / unit for name in names]
+        dense = [found[name][f"dense_{key}"] / unit for name in names]
+        figure = _graphs().Figure()
+        for values, who, colour in ((dense, "teacher", GREY), (now, "student", BLUE)):
+            figure.add_bar(y=titles, x=values, name=say(who), marker_color=colour, orientation="h")
+        figure.update_layout(title={"text": f"{label} ({digits})"}, margin_l=190)
+        figure.update_yaxes(autorange="reversed", automargin=True)
+        rows = tuple(
+            (title, f"{found[n][f'dense_{key}']:,}", f"{found[n][key]:,}")
+            for title, n in zip(titles, names, strict=True)
+        )
+        columns = (say("part"), say("teacher"), say("student"))
+        pictures.append(_picture(f"parts-{key}", label, figure, Table(columns, rows), 340))
+    return pictures
+
+
+def training(evidence: Evidence, words: Words) -> list[Picture]:
+    """Loss, sparsity and open gates over both stages, and when the student shrank."""
+    say = words.say
+    joint = [line for line in evidence.log if line["stage"] == "stage1"]
+    later = [line for line in evidence.log if line["stage"] == "stage2"]
+    if not evidence.log:
+        return []
+    offset = joint[-1]["update"] if joint else 0
+    shrinks = [now["update"] for last, now in pairwise(joint) if now["shrinks"] > last["shrinks"]]
+    curves: dict[str, list[tuple[str, list[Any], list[Any]]]] = {"loss": []}
+    for title, lines, start in (("joint_stage", joint, 0), ("recovery_stage", later, offset)):
+        if lines:
+            at = [start + line["update"] for line in lines]
+            curves["loss"].append((say(title), at, [line["loss"] for line in lines]))
+    steps = [line["update"] for line in joint]
+    if joint:
+        curves["sparsity"] = [
+            (say(f"sparsity_{name}"), steps, [line[key] for line in joint])
+            for name, key in (("expected", "sparsity"), ("target", "target"))
+        ]
+        kinds = [name for name in joint[0] if name.startswith("open.")]
+        curves["gates"] = [
+            (say(_kind(kind.removeprefix("open."))), steps, [line[kind] for line in joint])
+            for kind in kinds
+        ]
+    pictures = []
+    for key, series in curves.items():
+        figure = _graphs().Figure()
+        for (name, x, y), colour in zip(series, COLOURS, strict=False):
+            figure.add_scatter(x=x, y=y, name=name, mode="lines", line={"color": colour})
+        for update in shrinks:
+            figure.add_vline(x=update, line_dash="dot", line_color=PURPLE, line_width=1)
+        figure.update_layout(title={"text": say(key)}, hovermode="x unified")
+        figure.update_xaxes(title={"text": say("update")})
+        rows = []
+        for name, x, y in series:
+            every = max(1, len(x) // 12)
+            rows += [
+                (name, str(at), f"{value:.4f}")
+                for at, value in zip(x[::every], y[::every], strict=True)
+            ]
+        columns = ("", say("update"), say(key))
+        pictures.append(
+            _picture(f"training-{key}", say(key), figure, Table(columns, tuple(rows)), 300)
+        )
+    return pictures
+
+
+def _kind(kind: str) -> str:
+    return {"head": "heads"}.get(kind, kind)
+
+
+def fidelity(evidence: Evidence, words: Words) -> list[Picture]:
+    """Cosine per layer: as the run measured it, and on audio of the user's."""
+    say = words.say
+    series: list[tuple[str, list[int], list[float]]] = []
+    layers_of_run = evidence.result.get("layers", {})
+    if layers_of_run:
+        places = sorted(map(int, layers_of_run))
+        cosines = [layers_of_run[str(place)]["cosine"] for place in places]
+        series.append((say("training"), places, cosines))
+    for measured in evidence.fidelity:
+        rows = measured["layers"]
+        name = f"{measured.get('model', evidence.name)} ({measured['utterances']})"
+        series.append((name, [row["layer"] for row in rows], [row["cosine"] for row in rows]))
+    if not series:
+        return []
+    figure = _graphs().Figure()
+    for (name, x, y), colour in zip(series, COLOURS, strict=False):
+        figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line={"color": colour})
+    figure.update_layout(title={"text": say("cosine")}, hovermode="x unified", showlegend=True)
+    figure.update_xaxes(title={"text": say("layer")}, dtick=1)
+    table = tuple(
+        (name, str(at), f"{value:.4f}")
+        for name, x, y in series
+        for at, value in zip(x, y, strict=True)
+    )
+    columns = ("", say("layer"), say("cosine"))
+    return [_picture("fidelity", say("fidelity"), figure, Table(columns, table))]
+
+
+def scores(evidence: Evidence, words: Words) -> list[Picture]:
+    """Each task: every model's score with its interval."""
+    say = words.say
+    pictures = []
+    for number, scored in enumerate(evidence.scores):
+        rows = scored["results"]
+        first = rows[0]
+        direction = say("higher_better" if first["higher_is_better"] else "lower_better")
+        title = f"{scored['task']}: {first['metric']} ({direction})"
+        figure = _graphs().Figure()
+        spans = [row.get("interval") or (row["score"], row["score"]) for row in rows]
+        figure.add_scatter(
+            x=[100 * row["score"] for row in rows],
+            y=[row["model"] for row in rows],
+            mode="markers",
+            marker={"size": 11, "color": [_colour(evidence, scored, row) for row in rows]},
+            error_x={
+                "type": "data",
+                "color": "#888888",
+                "symmetric": False,
+                "array": [100 * (s[1] - r["score"]) for s, r in zip(spans, rows, strict=True)],
+                "arrayminus": [100 * (r["score"] - s[0]) for s, r in zip(spans, rows, strict=True)],
+            },
+            hovertemplate="%{y}: %{x:.1f}<extra></extra>",
+        )
+        figure.add_vline(x=100 * first["chance"], line_dash="dot", line_color="grey")
+        figure.update_layout(title={"text": title}, showlegend=False)
+        figure.update_yaxes(autorange="reversed", automargin=True)
+        figure.update_xaxes(title={"text": say("score")})
+        table = [
+            (
+                row["model"],
+                f"{100 * row['score']:.1f}",
+                _span(row.get("interval"), 100),
+                _difference(row) if row is not first else "",
+            )
+            for row in rows
+        ]
+        table.append((say("chance"), f"{100 * first['chance']:.1f}", "", ""))
+        columns = (
+            say("model"),
+            say("score"),
+            say("interval"),
+            say("difference", name=first["model"]),
+        )
+        height = 150 + 40 * len(rows)
+        pictures.append(
+            _picture(f"scores-{number}", title, figure, Table(columns, tuple(table)), height)
+        )
+    return pictures
+
+
+def _colour(evidence: Evidence, scored: dict[str, Any], row: dict[str, Any]) -> str:
+    teacher, student = evidence.pair(scored)
+    return BLUE if row is student else ORANGE if row is teacher else "grey"
+
+
+def _span(interval: Sequence[float] | None, scale: float) -> str:
+    if interval is None:
+        return "-"
+    return f"{scale * interval[0]:.1f} - {scale * interval[1]:.1f}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    between = row.get("difference_interval")
+    known = "" if between is None else f" ({100 * between[0]:+.1f} - {100 * between[1]:+.1f})"
+    return f"{100 * row['difference']:+.1f}{known}"
+
+
+def conditions(evidence: Evidence, words: Words) -> list[Picture]:
+    """Scores of teacher and student under each condition."""
+    say = words.say
+    pictures = []
+    for number, scored in enumerate(evidence.scores):
+        rows = [row for row in scored["results"] if row.get("conditions")]
+        if not rows:
+            continue
+        names = list(rows[0]["conditions"])
+        figure = _graphs().Figure()
+        table = []
+        for row, colour in zip(rows, COLOURS, strict=False):
+            values = [row["score"], *(row["conditions"][name]["score"] for name in names)]
+            figure.add_scatter(
+                x=[say("clean"), *names],
+                y=[100 * value for value in values],
+                name=row["model"],
+                mode="lines+markers",
+                line={"color": colour},
+            )
+            table += [
+                (row["model"], name, f"{100 * value:.1f}")
+                for name, value in zip([say("clean"), *names], values, strict=True)
+            ]
+        title = f"{scored['task']}: {rows[0]['metric']}"
+        figure.update_layout(title={"text": title}, hovermode="x unified", showlegend=True)
+        figure.update_yaxes(title={"text": say("score")})
+        columns = (say("model"), say("condition"), say("score"))
+        pictures.append(
+            _picture(f"conditions-{number}", title, figure, Table(columns, tuple(table)))
+        )
+    return pictures
+
+
+def groups(evidence: Evidence, words: Words) -> list[tuple[Picture, tuple[str, ...]]]:
+    """Scores per group of speakers, with what the evaluation says of gaps."""
+    say = words.say
+    found = []
+    for number, scored in enumerate(evidence.scores):
+        for report in scored.get("groups", ()):
+            figure = _graphs().Figure()
+            table = []
+            for (model, cells), colour in zip(report["scores"].items(), COLOURS, strict=False):
+                values = list(cells)
+                figure.add_bar(
+                    x=values,
+                    y=[100 * cells[value]["score"] for value in values],
+                    name=model,
+                    marker_color=colour,
+                )
+                table += [
+                    (
+                        model,
+                        value,
+                        str(cells[value]["clips"]),
+                        f"{100 * cells[value]['score']:.1f}",
+                        _span(cells[value]["interval"], 100),
+                    )
+                    for value in values
+                ]
+            title = f"{scored['task']}: {report['column']}"
+            figure.update_layout(title={"text": title}, barmode="group")
+            columns = (say("model"), say("group"), say("clips"), say("score"), say("interval"))
+            picture = _picture(
+                f"groups-{number}-{report['column']}", title, figure, Table(columns, tuple(table))
+            )
+            found.append((picture, tuple(report["sentences"])))
+    return found
+
+
+def latency(evidence: Evidence, words: Words) -> list[Picture]:
+    """Time and memory of every model and runtime, for the longest audio on the fewest threads."""
+    if evidence.bench is None:
+        return []
+    say = words.say
+    rows = evidence.bench["results"]
+    threads = min(row["threads"] for row in rows)
+    seconds = max(row["seconds"] for row in rows)
+    shown = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
+    names = [f"{row['model']}, {row['runtime']}" for row in shown]
+    pictures = []
+    columns = (
+        say("model"),
+        say("runtime"),
+        say("threads"),
+        say("audio"),
+        say("time"),
+        say("ratio"),
+        say("memory"),
+        say("file"),
+    )
+    table = tuple(
+        (
+            row["model"],
+            row["runtime"],
+            str(row["threads"]),
+            f"{row['seconds']:g} s",
+            f"{1e3 * row['median']:.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['peak_bytes'] / 2**20:.0f}",
+            f"{row['file_bytes'] / 1e6:.1f}",
+        )
+        for row in rows
+    )
+    for key, values in (
+        ("time", [1e3 * row["median"] for row in shown]),
+        ("memory", [row["peak_bytes"] / 2**20 for row in shown]),
+    ):
+        figure = _graphs().Figure()
+        colours = [ORANGE if row["model"] == shown[0]["model"] else BLUE for row in shown]
+        figure.add_bar(y=names, x=values, orientation="h", marker_color=colours)
+        title = f"{say(key)}: {seconds:g} s, {say('threads')} {threads}"
+        figure.update_layout(title={"text": title}, showlegend=False)
+        figure.update_yaxes(autorange="reversed", automargin=True)
+        pictures.append(
+            _picture(f"latency-{key}", title, figure, Table(columns, table), 140 + 34 * len(shown))
+        )
+    return pictures
+
+
+def comparison(points: Sequence[tuple[str, float, float | None]], words: Words) -> Picture | None:
+    """Quality against cost: (name, MACs per second, share of the teacher's correct answers)."""
+    known = [(name, macs, kept) for name, macs, kept in points if kept is not None]
+    if not known:
+        return None
+    say = words.say
+    figure = _graphs().Figure()
+    figure.add_scatter(
+        x=[macs / 1e9 for _, macs, _ in known],
+        y=[100 * kept for _, _, kept in known],
+        text=[name for name, _, _ in known],
+        mode="markers+text",
+        textposition="top center",
+        marker={"size": 12, "color": BLUE},
+        hovertemplate="%{text}: %{x:.2f} G, %{y:.1f}%<extra></extra>",
+    )
+    figure.update_layout(title={"text": say("picture")}, showlegend=False)
+    figure.update_xaxes(title={"text": f"{say('macs')} (G)"}, rangemode="tozero")
+    figure.update_yaxes(title={"text": f"{say('quality')} (%)"})
+    rows = tuple((name, f"{macs:,.0f}", f"{100 * kept:.1f}%") for name, macs, kept in known)
+    columns = (say("model"), say("macs"), say("quality"))
+    return _picture("comparison", say("picture"), figure, Table(columns, rows), 420)

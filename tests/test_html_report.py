@@ -1,0 +1,273 @@
+"""The report and the checklist: read from files, complete in both languages, honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslim.backbone.saving import save_folder
+from sslim.cli import run
+from sslim.errors import ConfigError, OutputError
+from sslim.report.checklist import FIELDS
+from sslim.report.evidence import read_evidence
+from sslim.report.figures import ranges
+from sslim.report.page import write_report
+from sslim.report.verdict import judge
+from sslim.report.words import LANGUAGES, texts
+from tests.test_export import loaded_model
+
+
+def score_row(model: str, score: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "task": "ks",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "score": score,
+        "interval": [score - 0.02, score + 0.02],
+        "difference": score - 0.8,
+        "difference_interval": [low, high],
+        "parameters": more.pop("parameters", 0),
+        "macs_per_second": 1,
+        "chance": 0.1,
+        "conditions": {"noise, 5 dB": {"score": score / 2, "interval": [0, 1], "change": -0.1}},
+        **more,
+    }
+
+
+def scores(difference: tuple[float, float], student: float = 0.78) -> dict[str, Any]:
+    cell = {"clips": 30, "score": 0.7, "interval": [0.6, 0.8]}
+    return {
+        "task": "ks",
+        "results": [
+            score_row("teacher", 0.8, 0.0, 0.0),
+            score_row("student", student, *difference),
+            score_row("fbank", 0.4, -0.5, -0.3),
+        ],
+        "groups": [
+            {
+                "column": "gender",
+                "scores": {"teacher": {"f": cell, "m": cell}, "student": {"f": cell, "m": cell}},
+                "gaps": {},
+                "sentences": ["The gap has not widened."],
+            }
+        ],
+    }
+
+
+def bench_row(model: str, runtime: str, factor: float) -> dict[str, Any]:
+    return {
+        "model": model,
+        "runtime": runtime,
+        "threads": 1,
+        "seconds": 10.0,
+        "median": 10 * factor,
+        "ratio": 0.2 / factor,
+        "real_time_factor": factor,
+        "peak_bytes": 2**28,
+        "file_bytes": 10**6,
+        "noisy": False,
+    }
+
+
+BENCH = {
+    "machine": {"processor": "A processor"},
+    "price_per_hour": None,
+    "results": [bench_row("teacher", "torch", 0.2), bench_row("student", "onnx-int8", 0.05)],
+}
+
+
+def made_run(out: Path, *, evidence: bool = True) -> Path:
+    """A compressed folder as `compress` leaves it, with evidence of every kind."""
+    loaded = loaded_model("hubert", pruned=3)
+    facts = {
+        "config": {"stage1": {"updates": 40}, "stage2": {"updates": 20}},
+        "audio": {"seconds": 7200.0},
+        "teacher": {"source": "teacher"},
+        "device": "cpu",
+        "result": {"seconds": 90.0, "layers": {"0": {"cosine": 0.99}, "3": {"cosine": 0.95}}},
+    }
+    save_folder(out, loaded.whole, normalise=False, run=facts, card="# A model\n")
+    (out / "run").mkdir()
+    lines = [
+        {
+            "stage": "stage1",
+            "update": 10 * n,
+            "loss": 1.0 / n,
+            "sparsity": 0.1 * n,
+            "target": 0.2 * n,
+        }
+        | {"shrinks": float(n > 2), "open.conv": 0.9, "open.head": 0.8, "open.ffn": 0.7}
+        for n in range(1, 5)
+    ] + [
+        {"stage": "stage2", "update": 10, "loss": 0.2},
+        {"stage": "stage2", "update": 20, "loss": 0.1},
+    ]
+    log = "\n".join(map(json.dumps, lines))
+    (out / "run" / "metrics.jsonl").write_text(log + "\n")
+    if evidence:
+        folder = out / "evidence"
+        folder.mkdir()
+        (folder / "ks.json").write_text(json.dumps(scores((-0.04, 0.01))))
+        (folder / "bench.json").write_text(json.dumps(BENCH))
+        layers = [{"layer": n, "cosine": 0.9, "l1": 0.1, "cka": 0.9} for n in range(4)]
+        fidelity = {
+            "results": [{"model": "student", "utterances": 5, "layers": layers, "worst": []}]
+        }
+        (folder / "fidelity.json").write_text(json.dumps(fidelity))
+        made = {"file": "m.onnx", "format": "onnx", "bytes": 10**6, "check": {}, "passed": True}
+        (out / "m.onnx.json").write_text(json.dumps(made | {"worst_cosine": 0.9999}))
+    return out
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return made_run(tmp_path / "student")
+
+
+def test_both_languages_are_complete_and_take_the_same_figures() -> None:
+    for key, text in texts().items():
+        assert set(text) == set(LANGUAGES), key
+        assert all(text.values()), key
+        fields = [
+            {name for _, name, _, _ in string.Formatter().parse(text[language]) if name}
+            for language in LANGUAGES
+        ]
+        assert fields[0] == fields[1], key
+        assert re.search("[ぁ-んァ-ヶ一-龥]", text["ja"]), key
+
+
+def test_every_text_that_is_asked_for_exists() -> None:
+    source = Path(__file__).resolve().parents[1] / "src" / "sslim" / "report"
+    asked = set()
+    for path in (*source.glob("*.py"), source / "page.html"):
+        asked |= set(re.findall(r"""say\(['"]([a-z_]+)['"]""", path.read_text()))
+    assert len(asked) > 60
+    assert asked <= set(texts())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_whole_report_stands_alone(whole: Path, tmp_path: Path, language: str) -> None:
+    text = write_report([whole], tmp_path / "r.html", language=language).read_text()
+    body = text[: text.index("<script>/**")] if "<script>/**" in text else text[:200_000]
+    assert not re.search(r"(src|href)=[\"'](https?:)?//", body)
+    for key in ("layers", "parts", "training", "fidelity", "scores", "noise", "groups", "latency"):
+        assert f'<section id="{key}"' in body
+    assert '<section id="cost"' in body
+    assert "The gap has not widened." in body
+    assert texts()["missing_none"][language] in body
+
+
+def test_what_is_missing_names_its_command(tmp_path: Path) -> None:
+    bare = made_run(tmp_path / "student", evidence=False)
+    text = write_report([bare], tmp_path / "r.html").read_text()
+    assert f"sslim bench teacher {bare}" in text
+    assert f"--task fidelity --data my_audio/ --json {bare}/evidence/fidelity.json" not in text
+    assert f"--json {bare}/evidence/ks.json" in text
+    assert "Not decided" in text
+    assert '<section id="scores"' not in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "student", "decision"),
+    [
+        ((-0.04, 0.01), 0.78, "yes"),
+        ((-0.04, -0.01), 0.78, "pilot"),
+        ((-0.2, -0.1), 0.65, "no"),
+        ((-0.3, 0.01), 0.65, "yes"),
+    ],
+)
+def test_the_recommendation_follows_from_intervals(
+    tmp_path: Path, difference: tuple[float, float], student: float, decision: str
+) -> None:
+    folder = made_run(tmp_path / "student", evidence=False)
+    file = tmp_path / "ks.json"
+    file.write_text(json.dumps(scores(difference, student)))
+    verdict = judge(read_evidence(folder, [file]))
+    assert verdict.decision == decision
+    assert verdict.quality == pytest.approx(student / 0.8)
+    assert not verdict.speed_measured
+
+
+def test_scores_without_intervals_are_a_pilot_at_most(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "student", evidence=False)
+    facts = scores((0, 0))
+    for row in facts["results"]:
+        row["interval"] = row["difference_interval"] = None
+    (tmp_path / "ks.json").write_text(json.dumps(facts))
+    assert judge(read_evidence(folder, [tmp_path / "ks.json"])).decision == "pilot"
+    write_report([folder], tmp_path / "r.html", evidence=[tmp_path / "ks.json"])
+
+
+def test_error_rates_count_the_other_way(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "student", evidence=False)
+    facts = scores((0.1, 0.2))
+    for row in facts["results"]:
+        row["higher_is_better"] = False
+    facts["results"][1]["score"] = 0.9
+    (tmp_path / "per.json").write_text(json.dumps(facts))
+    verdict = judge(read_evidence(folder, [tmp_path / "per.json"]))
+    assert verdict.decision == "no"
+    assert verdict.quality == pytest.approx(0.1 / 0.2)
+
+
+def test_speed_is_the_benchmarks_where_there_is_one(whole: Path) -> None:
+    verdict = judge(read_evidence(whole))
+    assert verdict.speed == pytest.approx(4.0)
+    assert verdict.speed_measured
+
+
+def test_several_runs_are_compared(tmp_path: Path) -> None:
+    first, second = made_run(tmp_path / "student"), made_run(tmp_path / "b", evidence=False)
+    text = write_report([first, second], tmp_path / "r.html").read_text()
+    assert "Comparison of 2 models" in text
+    assert 'id="figure-comparison"' in text
+    assert "no task was scored" in text
+
+
+def test_the_checklist_is_ticked_from_evidence(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["checklist", str(whole)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    state = {line[2:].split(":")[0]: line[0] for line in lines if not line.startswith(" ")}
+    assert state["Scored on your own data"] == "✓"
+    assert state["Checked for groups of speakers"] == "✓"
+    assert state["Exported, and the file compared with the model"] == "✓"
+    assert state["The way back is known"] == "○"
+    assert any(f"sslim checklist {whole} --init" in line for line in lines)
+    assert run(["checklist", str(whole), "--init"]) == 0
+    assert run(["checklist", str(whole), "--init"]) == 2
+    decided = "\n".join(f'{name} = "somebody"' for name in FIELDS)
+    (whole / "rollout.toml").write_text(decided)
+    capsys.readouterr()
+    assert run(["checklist", str(whole), "--lang", "ja"]) == 0
+    assert "○" not in capsys.readouterr().out
+    (whole / "rollout.toml").write_text('ownr = "somebody"')
+    assert run(["checklist", str(whole)]) == 2
+    assert "'ownr'" in capsys.readouterr().err
+
+
+def test_bad_input_is_a_sentence(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", str(tmp_path / "nowhere")]) == 2
+    assert run(["report", str(whole), "--lang", "fr"]) == 2
+    assert "no language 'fr'" in capsys.readouterr().err
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    with pytest.raises(OutputError, match="is not what"):
+        read_evidence(whole, [tmp_path / "x.json"])
+    with pytest.raises(ConfigError, match="several runs"):
+        write_report([whole, whole], tmp_path / "r.html", evidence=[tmp_path / "x.json"])
+    (whole / "evidence" / "x.json").write_text("no json")
+    assert "x.json" in write_report([whole], tmp_path / "r.html").read_text()
+
+
+def test_ranges() -> None:
+    assert ranges([3, 0, 1, 2, 7]) == "0-3, 7"
+    assert ranges([]) == ""
