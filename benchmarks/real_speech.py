@@ -206,7 +206,8 @@ def main() -> None:
     models["fbank"] = "fbank"
     facts = {
         "command": "python benchmarks/real_speech.py SPEECH TEACHER OUT "
-        f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds}",
+        f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds} "
+        f"--tasks {' '.join(json.dumps(task) for task in arguments.tasks)}",
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": versions(),
         "settings": settings,
