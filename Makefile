@@ -12,13 +12,15 @@ JOBS ?= 2
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test test-all format pictures clean
+.PHONY: help setup demo lint types test test-all format docs browser pictures clean
 
 help:
 	@echo "make demo      compress the embedded teacher on spoken commands made here (a few minutes)"
 	@echo "make test      lint, types and the fast tests: what continuous integration runs"
 	@echo "make test-all  the slow tests as well"
 	@echo "make format    let ruff tidy the code"
+	@echo "make docs      the documentation site, in site/"
+	@echo "make browser   Debian's Chromium, which the report's tests open (they skip without it)"
 	@echo "make pictures  draw the pictures of README and docs again (RUN=folder adds a run's curves)"
 	@echo "make clean     remove everything made here, the virtual environment too"
 
@@ -58,10 +60,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+browser:
+	@scripts/browser.sh
+
 # The pictures of README and docs; RUN names a compressed folder whose curves and plan are drawn as well.
 pictures: $(READY)
 	$(BIN)/python docs/pictures.py $(RUN)
 
 clean:
-	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site test-artefacts demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,13 +42,14 @@ def bench(
     """Measure each MODEL in each runtime in turn: latency, memory, file size, cost."""
     counts = numbers(threads, int, "--threads")
     lengths = numbers(seconds, float, "--seconds")
+    if json_file is not None:
+        _write(json_file, "")  # that it can be written is known before minutes of measuring
     import json
     import tempfile
 
     from rich.console import Console
 
     from sslim.deploy.bench import contestants, measure
-    from sslim.errors import OutputError
 
     console = Console()
     note = Console(stderr=True)
@@ -97,13 +98,20 @@ def bench(
             "The machine was busy: quartiles of the rows marked noisy are far apart. Run again."
         )
     if json_file is not None:
-        text = json.dumps(found.to_dict(price_per_hour), indent=2) + "\n"
-        try:
-            json_file.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"'{json_file}' cannot be written: {error.strerror}", "Name another file"
-            ) from error
+        _write(json_file, json.dumps(found.to_dict(price_per_hour), indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    from sslim.errors import OutputError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if not text else "w", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' cannot be written: {error.strerror}", "Name another file"
+        ) from error
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -67,9 +67,10 @@ def _picture(key: str, label: str, figure: Drawing, table: Table, height: int = 
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 56, "r": 16, "t": 32, "b": 48},
+        margin={"l": 56, "r": 16, "t": 64, "b": 48},
         height=height,
-        legend={"orientation": "h", "y": -0.25},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1.0, "xanchor": "right"},
+        title_x=0.01,
         font={"family": "system-ui, sans-serif", "size": 13},
         template="none",
     )
