@@ -254,6 +254,31 @@ def test_int8_below_the_threshold_is_not_written(tmp_path: Path) -> None:
         export(model, tmp_path / "m.onnx", format="onnx-int8", min_cosine=0.99999)
 
 
+def test_float32_needs_standard_operators_only(tmp_path: Path) -> None:
+    """So that other runtimes, such as a browser's, can open it."""
+    onnx = pytest.importorskip("onnx")
+    loaded = loaded_model("wavlm")
+    _write(loaded, Float32(), tmp_path / "m.onnx", True)
+    model = onnx.load(tmp_path / "m.onnx")
+    assert {entry.domain for entry in model.opset_import} == {""}
+
+
+def test_labels_score_the_model_and_the_file(tmp_path: Path) -> None:
+    model = folder_of(loaded_model("hubert"), tmp_path / "model")
+    rows = ["path,label,speaker,split"]
+    for number in range(16):
+        file = tmp_path / f"{number}.wav"
+        soundfile.write(file, speech_like(number % 2, 1.0), 16_000)
+        rows.append(
+            f"{file},{'ab'[number % 2]},{number},{('train', 'valid', 'test')[number // 2 % 3]}"
+        )
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    made = export(model, tmp_path / "m.onnx", labels=tmp_path / "clips.csv")
+    assert made.probe is not None
+    assert made.probe["model"] == made.probe["file"] == 1.0
+    assert json.loads((tmp_path / "m.onnx.json").read_text())["probe"]["task"] == "ks"
+
+
 def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path) -> None:
     model = folder_of(loaded_model("data2vec-audio"), tmp_path / "model")
     with pytest.raises(ExportError, match="knows no data2vec-audio"):

@@ -88,3 +88,20 @@ def test_batch_norm_in_the_positional_convolution() -> None:
     dense = tiny_teacher("hubert", conv_pos_batch_norm=True)
     model = build(dense.config, dense.state_dict(), "", "test")
     assert worst(model, "") < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("waveforms", "words"),
+    [
+        (torch.full((1, 800), torch.nan), "NaN or infinity"),
+        (torch.zeros(1, 800, dtype=torch.int16), r"torch\.int16; divide"),
+        (torch.zeros(1, 399), "too short"),
+        (torch.zeros(800), r"\(batch, samples\)"),
+    ],
+)
+@torch.no_grad()
+def test_bad_audio_is_a_sentence_in_torch_too(waveforms: torch.Tensor, words: str) -> None:
+    dense = tiny_teacher("hubert")
+    model = build(dense.config, dense.state_dict(), "", "test")
+    with pytest.raises(ValueError, match=words):
+        model(waveforms)

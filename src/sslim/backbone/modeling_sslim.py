@@ -555,6 +555,14 @@ class SslimModel(SslimPreTrainedModel):
                 f"audio of {input_values.shape[1]} samples is too short for one frame; "
                 "give at least 25 ms (400 samples at 16 kHz)"
             )
+        if not input_values.is_floating_point():
+            raise ValueError(
+                f"waveforms are {input_values.dtype}; divide by the largest value and convert to float32"
+            )
+        # Not while training, where the loss says so, nor on a GPU, where asking would stop the queue.
+        looks = not self.training and input_values.device.type == "cpu"
+        if looks and not bool(torch.isfinite(input_values).all()):
+            raise ValueError("waveforms hold NaN or infinity")
         samples_B = None
         if attention_mask is not None and getattr(self.config, "exact_padding", True):
             samples_B = attention_mask.sum(-1).to(torch.long)
