@@ -19,6 +19,7 @@ from sslim.evaluate import conditions
 from sslim.evaluate.clips import LabelledClips, read_clips
 from sslim.evaluate.diarisation import activity, permutation_loss, segments_of
 from sslim.evaluate.fidelity import fidelity
+from sslim.evaluate.fitting import Schedule, fit
 from sslim.evaluate.groups import group_report
 from sslim.evaluate.metrics import (
     FALSE_ALARM_WEIGHT,
@@ -339,3 +340,37 @@ def test_unknown_tasks_name_the_nearest() -> None:
         get_task("ksx")
     assert isinstance(TASKS["ks"].columns, tuple)
     assert LabelledClips("x", (), ()).part("test") == []
+
+
+def test_patience_waits_for_a_head_that_has_not_begun() -> None:
+    """CTC's plateau: validation stands still for many epochs while the loss falls, then all comes at once."""
+    seen: list[float] = []
+
+    class Slow(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(10.0))
+
+    def validate(head: Slow) -> float:
+        seen.append(float(head.weight))
+        return 1.0 if seen[-1] > 5 else 0.1
+
+    schedule = Schedule(epochs=40, batch=1, patience=2)
+
+    def trained(scale: float) -> float:
+        found = fit(
+            Slow,
+            lambda head, _: scale * head.weight.abs() + (1 - scale),
+            validate,
+            [1],
+            learning_rates=(0.5,),
+            seeds=(0,),
+            schedule=schedule,
+        )
+        return found.validation
+
+    assert trained(1.0) == pytest.approx(0.1)
+    assert 8 < len(seen) < 40  # and then patience ends it
+    seen.clear()
+    trained(0.0)
+    assert len(seen) == 3  # one that learns nothing at all is given up as before

@@ -157,7 +157,10 @@ class Worker:
     def _last_words(self) -> str:
         _, errors = self.process.communicate()
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
-        return lines[-1][:300] if lines else f"exit code {self.process.returncode}"
+        # A traceback's last line starts with the kind of error, which says nothing to a user.
+        return (
+            lines[-1].split("Error: ", 1)[-1][:300] if lines else f"code {self.process.returncode}"
+        )
 
     def __enter__(self) -> Worker:
         return self

@@ -79,6 +79,12 @@ def batches(lengths: Sequence[int], size: int, seed: str) -> Iterator[list[int]]
     yield from groups
 
 
+BEGUN, FALLS = 0.05, 0.99
+"""CTC heads say nothing but blanks for many epochs, while only the loss tells that they learn. Patience is
+not spent until validation has improved on the first epoch by a twentieth, as long as the training loss falls
+by a hundredth."""
+
+
 def fit(
     make: Callable[[], Head],
     loss: Callable[[Head, list[int]], torch.Tensor],
@@ -133,14 +139,17 @@ def _train(
         head = make()
         optimiser = torch.optim.Adam(head.parameters(), lr=rate)
         best, since, kept = float("inf"), 0, copy.deepcopy(head.state_dict())
+        first, lowest = float("inf"), float("inf")
         for epoch in range(schedule.epochs):
             head.train()
+            total, steps = 0.0, 0
             for indices in batches(lengths, schedule.batch, f"{seed}/{epoch}"):
                 optimiser.zero_grad()
                 value = loss(head, indices)
                 if not torch.isfinite(value):  # a rate too high; the search passes over it
                     head.load_state_dict(kept)
                     return best, head.eval().requires_grad_(False)
+                total, steps = total + float(value.detach()), steps + 1
                 value.backward()
                 nn.utils.clip_grad_norm_(head.parameters(), schedule.clip)
                 optimiser.step()
@@ -148,9 +157,12 @@ def _train(
             with torch.no_grad():
                 score = validate(head)
             say(f"learning rate {rate:g}, seed {seed}, epoch {epoch + 1}: validation {score:.4f}")
+            first = min(first, score) if epoch == 0 else first
+            falls = total / steps < FALLS * lowest
+            lowest = min(lowest, total / steps)
             if score < best:
                 best, since, kept = score, 0, copy.deepcopy(head.state_dict())
-            else:
+            elif best < first - BEGUN * abs(first) or not falls:
                 since += 1
                 if since >= schedule.patience:
                     break

@@ -115,11 +115,10 @@ def _one(evidence: Evidence, words: Words) -> str:
 
 def recommendation(verdict: Verdict, items: Sequence[Item], words: Words) -> str:
     """The plain sentence, with its condition."""
-    blamed = verdict.lost or [loss for loss in verdict.losses if loss.certain is None]
     return words.say(
         f"decision_{verdict.decision}",
         open=sum(not item.done for item in items),
-        tasks=", ".join(loss.task for loss in blamed),
+        tasks=", ".join(dict.fromkeys(loss.task for loss in verdict.blamed)),
     )
 
 

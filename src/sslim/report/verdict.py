@@ -9,7 +9,8 @@ from typing import Any
 from sslim.report.evidence import Evidence
 
 ENOUGH = 0.95
-"""Share of the teacher's score below which a loss beyond its interval is no longer worth a pilot."""
+"""Share of the teacher's correct answers that must be kept: at the worst end of the interval for a rollout,
+at the score itself for a pilot."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,20 @@ class TaskLoss:
     student: float
     kept: float
     """Share of what the teacher gets right."""
-    certain: bool | None
-    """Whether the loss is beyond its 95% interval; None: there is no interval."""
+    at_worst: float | None
+    """The same at the worst end of the 95% interval of the difference; None: there is no interval."""
+    certain: bool
+    """Whether the whole interval is a loss."""
+
+    @property
+    def safe(self) -> bool:
+        """Whether even the worst end keeps enough."""
+        return self.at_worst is not None and self.at_worst >= ENOUGH
+
+    @property
+    def refused(self) -> bool:
+        """Whether the loss is certain and too large."""
+        return self.certain and self.kept < ENOUGH
 
 
 @dataclass(frozen=True)
@@ -45,30 +58,29 @@ class Verdict:
     losses: tuple[TaskLoss, ...]
 
     @property
-    def lost(self) -> list[TaskLoss]:
-        """Tasks with a loss beyond the interval."""
-        return [loss for loss in self.losses if loss.certain]
+    def blamed(self) -> list[TaskLoss]:
+        """Tasks that the decision is due to."""
+        if self.decision == "no":
+            return [loss for loss in self.losses if loss.refused]
+        return [loss for loss in self.losses if not loss.safe]
 
 
 def judge(evidence: Evidence) -> Verdict:
     """Weighs the evidence.
 
-    `yes`: no task lost beyond its interval. `pilot`: some did, or no interval is known, but all keep
-    `ENOUGH`. `no`: a task kept less and the loss is certain. `unknown`: no task was scored.
+    `yes`: every scored task keeps `ENOUGH` even at the worst end of its interval. `no`: a task keeps less,
+    and the loss is certain. `pilot`: all between, and scores without intervals. `unknown`: nothing scored.
     """
     losses = tuple(filter(None, (_loss(evidence, scored) for scored in evidence.scores)))
     facts = evidence.inspection.to_dict()
     fast = measured_speed(evidence)
     quality = mean(loss.kept for loss in losses) if losses else _cosine(evidence)
-    worst = min((loss.kept for loss in losses if loss.certain is not False), default=1.0)
     if not losses:
         decision = "unknown"
-    elif worst < ENOUGH:
+    elif any(loss.refused for loss in losses):
         decision = "no"
-    elif any(loss.certain is not False for loss in losses):
-        decision = "pilot"
     else:
-        decision = "yes"
+        decision = "yes" if all(loss.safe for loss in losses) else "pilot"
     compressed = facts["parameters"] < facts["dense_parameters"]
     return Verdict(
         size=facts["parameters"] / facts["dense_parameters"] if compressed else None,
@@ -109,15 +121,18 @@ def _loss(evidence: Evidence, scored: dict[str, Any]) -> TaskLoss | None:
     up = student["higher_is_better"]
     right = [row["score"] if up else 1 - row["score"] for row in (teacher, student)]
     between = student.get("difference_interval")
-    certain = None
+    at_worst, certain = None, False
     if between is not None:
-        certain = between[1] < 0 if up else between[0] > 0
+        worst, best = between if up else (-between[1], -between[0])
+        at_worst = (right[0] + worst) / right[0] if right[0] > 0 else 1.0
+        certain = best < 0
     return TaskLoss(
         scored["task"],
         student["metric"],
         teacher["score"],
         student["score"],
         right[1] / right[0] if right[0] > 0 else 1.0,
+        at_worst,
         certain,
     )
 
