@@ -1,12 +1,12 @@
 """How fast a model of DPHuBERT's shape is, against HuBERT Base in transformers and against the reference.
 
-    python benchmarks/latency.py [--reference DIR] [--shape 410 4 366] [--seconds 10] [--json FILE]
+    python benchmarks/latency.py [--reference DIR] [--openvino] [--seconds 10] [--json FILE]
 
 Random weights: the arithmetic is the same. The shape keeps 410 of 512 channels in each convolution, 4 of 12
 heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a 2.6th) of
 the published DPHuBERT. All contestants run in turn, a process each. DIR is a checkout of the DPHuBERT
 repository (github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format
-dphubert`.
+dphubert`. `--openvino` runs the float32 file in OpenVINO, too, in float32 and bfloat16 (pip install openvino).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel
 
@@ -75,9 +76,32 @@ def reference_worker(checkout: str, file: str, threads: int) -> None:
         print(json.dumps({"time": spent, "peak_bytes": peak_bytes()}), flush=True)
 
 
+def openvino_worker(file: str, precision: str, threads: int) -> None:
+    """OpenVINO on an exported float32 file, on the same lines."""
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "front_end" in order:
+            print(json.dumps({"share": None}), flush=True)
+            continue
+        audio = waveform(order["seconds"])[None]
+        start = time.perf_counter()
+        request.infer({"waveform": audio, "lengths": np.array([audio.shape[1]])})
+        spent = time.perf_counter() - start
+        print(json.dumps({"time": spent, "peak_bytes": peak_bytes()}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path)
+    parser.add_argument("--openvino", action="store_true")
     parser.add_argument("--shape", type=int, nargs=3, default=(410, 4, 366))
     parser.add_argument("--seconds", type=float, nargs="+", default=[10])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
@@ -100,6 +124,16 @@ def main() -> None:
                     "dphubert-shape", "reference", str(file), file.stat().st_size, command=command
                 )
             )
+        if arguments.openvino:
+            file = next(e.path for e in entries if e.model != "hubert-base" and e.runtime == "onnx")
+            for precision in ("f32", "bf16"):
+                command = (sys.executable, __file__, "--openvino-worker", file, precision)
+                size = Path(file).stat().st_size
+                entries.append(
+                    Contestant(
+                        "dphubert-shape", f"openvino {precision}", file, size, command=command
+                    )
+                )
         found = measure(
             entries,
             threads=arguments.threads,
@@ -119,6 +153,7 @@ def main() -> None:
         command = f"python benchmarks/latency.py --seconds {' '.join(f'{s:g}' for s in arguments.seconds)}"
         command += f" --threads {' '.join(map(str, arguments.threads))}"
         command += " --reference DIR" if arguments.reference else ""
+        command += " --openvino" if arguments.openvino else ""
         facts = {"command": command, "versions": versions(), "shape": arguments.shape, **counts}
         text = json.dumps(facts | found.to_dict(), indent=2) + "\n"
         arguments.json.write_text(text, encoding="utf-8")
@@ -127,5 +162,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         reference_worker(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:2] == ["--openvino-worker"]:
+        openvino_worker(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
         main()
