@@ -6,7 +6,7 @@ Random weights: the arithmetic is the same. The shape keeps 410 of 512 channels 
 heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a 2.6th) of
 the published DPHuBERT. All contestants run in turn, a process each. DIR is a checkout of the DPHuBERT
 repository (github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format
-dphubert`. `--openvino` runs the float32 file in OpenVINO, too, in float32 and bfloat16 (pip install openvino).
+dphubert`. `--openvino` runs the float32 file in OpenVINO as well (pip install openvino).
 """
 
 from __future__ import annotations
