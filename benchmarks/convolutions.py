@@ -1,6 +1,6 @@
 """Ways to compute one strided convolution in ONNX Runtime, and what each costs: why exports are as they are.
 
-    python benchmarks/kernels.py [--channels 410] [--frames 512] [--rounds 60]
+    python benchmarks/convolutions.py [--channels 410] [--frames 512] [--rounds 60]
 
 Kernel 3, stride 2, on chunks that stay in the processor's cache, one thread; variants run in turn. Prints
 milliseconds per second of audio at the second layer's rate (1,600 frames per second).
