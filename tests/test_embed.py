@@ -131,6 +131,7 @@ def test_an_interrupted_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         embed(model, recordings, out, chunking=SHORT, batch=1)
     monkeypatch.setattr(embedding, "features", original)
+    assert json.loads((out / "embed.json").read_text())["files"] == []
     partial = out / ".long.npz.partial"
     assert partial.stat().st_size == 3 * 100 * 32 * 4
     with partial.open("ab") as stream:
@@ -144,6 +145,25 @@ def test_an_interrupted_run_goes_on(
         with np.load(whole / name) as one, np.load(out / name) as other:
             assert np.array_equal(one["features"], other["features"])
     assert len(json.loads((out / "embed.json").read_text())["files"]) == 2
+
+
+def test_finished_recordings_are_remembered_when_a_later_one_is_interrupted(
+    model: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = embedding._one
+
+    def dying(extractor: Any, recording: Path, *rest: Any) -> Any:
+        if recording.name == "short.flac":
+            raise KeyboardInterrupt
+        return original(extractor, recording, *rest)
+
+    monkeypatch.setattr(embedding, "_one", dying)
+    with pytest.raises(KeyboardInterrupt):
+        embed(model, recordings, tmp_path / "out", chunking=SHORT)
+    monkeypatch.setattr(embedding, "_one", original)
+    embed(model, recordings, tmp_path / "out", chunking=SHORT, resume=True)
+    files = json.loads((tmp_path / "out" / "embed.json").read_text())["files"]
+    assert [file["file"] for file in files] == ["long.npz", "short.npz"]
 
 
 def test_an_exported_file_gives_the_same(model: Path, recordings: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,21 @@ class LoadedModel:
     @property
     def family(self) -> str:
         return family_of(self.whole.config).name
+
+    @property
+    def hop(self) -> int:
+        """Samples between two frames."""
+        return math.prod(self.model.config.conv_stride)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame reads, below which there is no frame."""
+        config, samples = self.model.config, 1
+        for kernel, stride in zip(
+            reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
+        ):
+            samples = (samples - 1) * stride + kernel
+        return samples
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """How the heavy products of an exported model are computed: in float32, or in 8-bit integers.
 
-Both take and give channels-last tensors (B, T, C). In float32 a convolution over time stays a convolution:
-ONNX Runtime's own is faster than a gather and a matrix product there. In int8 it is the other way round by
-far, so a strided convolution becomes a gather of 8-bit frames and one matrix product, and the positional
-convolution one product per group over blocks of `POSITIONAL_BLOCK` frames.
+Both take and give channels-last tensors (B, T, C). In float32 the wide convolutions and the positional one
+save products by fast FIR algorithms, and the narrow ones stay ONNX Runtime's own. In int8 a strided
+convolution becomes a gather of frames and one 8-bit product, and the positional one a product per group over
+blocks of `POSITIONAL_BLOCK` frames. `benchmarks/convolutions.py` times what there is to choose from.
 """
 
 from __future__ import annotations

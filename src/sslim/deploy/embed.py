@@ -19,6 +19,7 @@ from sslim.deploy.stores import Partial, check_format
 from sslim.deploy.streaming import Chunking, chunking_error, features
 from sslim.errors import AudioError, ConfigError, OutputError
 from sslim.plan import SAMPLING_RATE
+from sslim.train.checkpoint import write_json
 
 COMPARED_SECONDS = 60.0
 """Of the first long recording, on which chunked and whole features are compared."""
@@ -86,6 +87,7 @@ def embed(
     }
     _prepare(out, settings, resume)
     done = Embedded(out)
+    earlier = _known(out)
     for recording, name in recordings:
         target = out / f"{name}.{format}"
         if target.exists():
@@ -104,6 +106,9 @@ def embed(
             done.files.append(
                 _one(extractor, recording, target, chunking, batch, frames[0], progress)
             )
+            # After each recording: an interrupted run must not forget those that are finished.
+            facts = {"files": earlier + done.files, "chunking_error": done.error}
+            write_json(out / SUMMARY, settings | facts)
         except AudioError as error:
             done.failed.append(str(error))
             say(f"skipped: {error}")
@@ -112,7 +117,6 @@ def embed(
                 f"cannot write {target}: {error.strerror or error}",
                 "free space, then run the same command with --resume",
             ) from error
-    _save(out, settings | {"files": _known(out) + done.files, "chunking_error": done.error})
     return done
 
 
@@ -137,17 +141,11 @@ def _prepare(out: Path, settings: dict[str, Any], resume: bool) -> None:
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _save(out, settings | {"files": []})
+        write_json(out / SUMMARY, settings | {"files": []})
     except OSError as error:
         raise OutputError(
             f"cannot write {out}: {error.strerror or error}", "choose another folder"
         ) from error
-
-
-def _save(out: Path, facts: dict[str, Any]) -> None:
-    aside = out / f".{SUMMARY}.partial"
-    aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    aside.replace(out / SUMMARY)
 
 
 def _known(out: Path) -> list[dict[str, Any]]:

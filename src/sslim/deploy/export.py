@@ -17,7 +17,7 @@ from sslim.deploy.arithmetic import Arithmetic, Float32, Int8
 from sslim.deploy.calibration import input_ranges
 from sslim.deploy.foreign import save_dphubert
 from sslim.deploy.graph import FLOAT, INT64
-from sslim.deploy.network import Network, receptive_field
+from sslim.deploy.network import Network
 from sslim.deploy.signals import Signals, find_signals
 from sslim.deploy.verify import Check, check_export
 from sslim.errors import ConfigError, ExportError, OutputError
@@ -237,9 +237,6 @@ def metadata(loaded: LoadedModel) -> dict[str, str]:
     """What an exported file says of itself, as strings."""
     config = loaded.model.config
     shape, plan = shape_of(loaded.model), plan_of(loaded.model)
-    hop = 1
-    for stride in config.conv_stride:
-        hop *= stride
     facts = {
         "version": __version__,
         "family": loaded.family,
@@ -254,8 +251,8 @@ def metadata(loaded: LoadedModel) -> dict[str, str]:
     found = {
         "sslim": json.dumps(facts),
         "sampling_rate": str(SAMPLING_RATE),
-        "hop": str(hop),
-        "receptive_field": str(receptive_field(config)),
+        "hop": str(loaded.hop),
+        "receptive_field": str(loaded.receptive_field),
         "normalisation": "zero mean and unit variance, computed inside"
         if loaded.normalise
         else "none",

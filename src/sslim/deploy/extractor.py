@@ -73,7 +73,6 @@ def _in_torch(model: str, layer: str) -> Extractor:
     import torch
 
     from sslim.backbone.loading import load_model
-    from sslim.deploy.network import receptive_field
     from sslim.distill.task import normalise
 
     loaded = load_model(model)
@@ -92,8 +91,7 @@ def _in_torch(model: str, layer: str) -> Extractor:
             states = found.hidden_states[wanted]
         return list(states.numpy())
 
-    hop = int(np.prod(loaded.model.config.conv_stride))
-    return Extractor(extract, hop, receptive_field(loaded.model.config), loaded.fingerprint)
+    return Extractor(extract, loaded.hop, loaded.receptive_field, loaded.fingerprint)
 
 
 def parse_layer(layer: str, count: int) -> str | int:

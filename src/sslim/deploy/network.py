@@ -79,10 +79,9 @@ class Network:
         valid = g.op("Less", times, g.op("Unsqueeze", "lengths", [1]))
         waveform = g.op("Where", valid, "waveform", 0.0)
         nothing = g.op("ReduceSum", g.op("Mul", waveform, 0.0), [1], keepdims=0)
-        shortest = receptive_field(self.config)
         fits = g.op(
             "And",
-            g.op("GreaterOrEqual", "lengths", shortest),
+            g.op("GreaterOrEqual", "lengths", self.loaded.receptive_field),
             g.op("LessOrEqual", "lengths", samples),
         )
         self.bad_B = g.op("Add", nothing, g.op("Where", fits, 0.0, np.float32(math.nan)))
@@ -462,13 +461,3 @@ class Network:
         centred = g.op("Where", keep, centred, 0.0)
         squares = g.op("ReduceSum", g.op("Mul", centred, centred), [1], keepdims=0)
         return mean, g.op("Sqrt", g.op("Div", squares, g.op("Sub", count, 1.0)))
-
-
-def receptive_field(config: Any) -> int:
-    """Samples that one frame reads, below which there is no frame."""
-    samples = 1
-    for kernel, stride in zip(
-        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
-    ):
-        samples = (samples - 1) * stride + kernel
-    return samples

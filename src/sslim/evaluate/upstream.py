@@ -80,12 +80,12 @@ def open_upstream(
         name=name or Path(str(model)).name or str(model),
         layers=loaded.model.config.num_hidden_layers + 1,
         width=loaded.model.config.hidden_size,
-        hop=int(np.prod(loaded.model.config.conv_stride)),
+        hop=loaded.hop,
         parameters=plan.parameters(shape),
         macs_per_second=round(plan.macs(shape) / MACS_SECONDS),
         fingerprint=f"{loaded.fingerprint}-{str(dtype).removeprefix('torch.')}",
         extract=_extractor(loaded, place, dtype),
-        shortest=_shortest(loaded),
+        shortest=loaded.receptive_field,
     )
 
 
@@ -135,17 +135,6 @@ def _exported(path: str, name: str) -> Upstream:
         extract=extract,
         shortest=file.shortest,
     )
-
-
-def _shortest(loaded: LoadedModel) -> int:
-    """The receptive field of one frame."""
-    config = loaded.model.config
-    samples = 1
-    for kernel, stride in zip(
-        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
-    ):
-        samples = (samples - 1) * stride + kernel
-    return samples
 
 
 def _log_mels(waveforms: np.ndarray) -> np.ndarray:
