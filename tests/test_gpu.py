@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,16 @@ import torch
 from sslim.backbone.families import build
 from sslim.backbone.units import plan_of, shape_of
 from sslim.compress import compress
+from sslim.demo import teacher_path
 from sslim.distill.task import JointTask
+from sslim.evaluate.fitting import Schedule
+from sslim.evaluate.run import evaluate
+from sslim.evaluate.scorer import Settings
 from sslim.prune.budget import Budget
 from sslim.train.memory import seconds_that_fit
 from sslim.train.processes import Processes
 from sslim.train.step import Step
+from tests import sounds
 from tests.models import CASES, tiny_teacher
 
 pytestmark = [
@@ -104,3 +110,20 @@ def test_a_whole_run(tmp_path: Path) -> None:
         ],
     )
     assert result.parameters <= 0.5 * result.dense_parameters
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "rate"),
+    [("asr", sounds.spoken, 1e-2), ("asv", sounds.voices, 1e-3), ("sd", sounds.dialogues, 3e-3)],
+)
+def test_heads_over_frames_learn_there(
+    task: str, make: Callable[[Path], Path], rate: float, tmp_path: Path
+) -> None:
+    settings = Settings(
+        seeds=(0,),
+        learning_rates=(rate,),
+        schedule=Schedule(epochs=12, batch=8, patience=12, hidden=32),
+        say=lambda line: None,
+    )
+    found = evaluate([teacher_path()], task, make(tmp_path), settings=settings, device="cuda")
+    assert found.results[0].score < found.results[0].chance - 0.1, "error rates"

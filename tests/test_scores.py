@@ -11,6 +11,8 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from sslim.audio import read_source
 from sslim.demo import teacher_path
@@ -21,6 +23,7 @@ from sslim.evaluate.diarisation import activity, permutation_loss, segments_of
 from sslim.evaluate.fidelity import fidelity
 from sslim.evaluate.fitting import Schedule, fit
 from sslim.evaluate.groups import group_report
+from sslim.evaluate.heads import BidirectionalLSTM
 from sslim.evaluate.metrics import (
     FALSE_ALARM_WEIGHT,
     edits,
@@ -374,3 +377,24 @@ def test_patience_waits_for_a_head_that_has_not_begun() -> None:
     seen.clear()
     trained(0.0)
     assert len(seen) == 3  # one that learns nothing at all is given up as before
+
+
+def test_directions_apart_give_what_packed_lstms_give() -> None:
+    """Each clip is read backwards from its own end; the corrupted twin reads from the batch's end."""
+    torch.manual_seed(0)
+    ours = BidirectionalLSTM(5, 4).eval()
+    theirs = nn.LSTM(5, 4, num_layers=2, bidirectional=True, batch_first=True)
+    for layer, (onwards, back) in enumerate(zip(ours.forwards, ours.backwards, strict=True)):
+        for part, suffix in ((onwards, ""), (back, "_reverse")):
+            for name, weight in part.named_parameters():
+                own = name.replace("_l0", f"_l{layer}{suffix}")
+                theirs.get_parameter(own).data.copy_(weight.data)
+    x_BTD = torch.randn(3, 9, 5)
+    lengths = torch.tensor([9, 4, 7])
+    packed = pack_padded_sequence(x_BTD, lengths, batch_first=True, enforce_sorted=False)
+    wanted, _ = pad_packed_sequence(theirs(packed)[0], batch_first=True)
+    unpacked = theirs(x_BTD)[0]
+    found = ours(x_BTD, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.allclose(found[row, :length], wanted[row, :length], atol=1e-6)
+    assert not torch.allclose(found[1, :4], unpacked[1, :4], atol=1e-3)

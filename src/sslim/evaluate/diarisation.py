@@ -53,16 +53,25 @@ def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) ->
         return DiarisationHead(WeightedSum(*statistics), upstream.width, SPEAKERS, hidden)
 
     def loss(head: DiarisationHead, indices: list[int]) -> torch.Tensor:
-        states, lengths = padded([found[index] for index in indices])
+        states, lengths = padded([found[index] for index in indices], settings.device)
         logits = head(states)
         losses = []
         for row, index, length in zip(logits, indices, lengths.tolist(), strict=True):
             wanted = activity(segments[train[index].identity], length, seconds_per_frame)
-            losses.append(permutation_loss(row[:length], torch.from_numpy(wanted)))
+            losses.append(
+                permutation_loss(row[:length], torch.from_numpy(wanted).to(settings.device))
+            )
         return torch.stack(losses).mean()
 
+    def outcome(
+        heads: Sequence[DiarisationHead], clips: Sequence[Clip], features: FrameFeatures
+    ) -> Outcome:
+        return _outcome(
+            heads, clips, features, segments, seconds_per_frame, collar, settings.device
+        )
+
     def validate(head: DiarisationHead) -> float:
-        return _outcome([head], valid, known, segments, seconds_per_frame, collar).score
+        return outcome([head], valid, known).score
 
     fitted = settings.fit(make, loss, validate, train, LEARNING_RATES)
 
@@ -70,7 +79,7 @@ def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) ->
         heads: Sequence[DiarisationHead], clips: Sequence[Clip], condition: Condition
     ) -> Outcome:
         features = settings.frames(upstream, clips, condition)
-        return _outcome(heads, clips, features, segments, seconds_per_frame, collar)
+        return outcome(heads, clips, features)
 
     silent = [
         _errors(segments[clip.identity], [], collar, clip.utterance.seconds)
@@ -157,6 +166,7 @@ def _outcome(
     segments: dict[str, list[Segment]],
     seconds_per_frame: float,
     collar: float,
+    device: torch.device,
 ) -> Outcome:
     from scipy.signal import medfilt
 
@@ -165,8 +175,8 @@ def _outcome(
         row = []
         for index, clip in enumerate(clips):
             with torch.no_grad():
-                logits = head(torch.from_numpy(features[index])[None])[0]
-            decided = (logits > 0).float().numpy()
+                logits = head(torch.from_numpy(features[index])[None].to(device))[0]
+            decided = (logits > 0).float().cpu().numpy()
             window = min(MEDIAN, len(decided) - 1 + len(decided) % 2)
             smooth = np.stack([medfilt(one, window) for one in decided.T], axis=1)
             row.append(

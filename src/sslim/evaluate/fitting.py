@@ -15,6 +15,7 @@ from torch import nn
 from sslim.evaluate.features import FrameFeatures
 
 Head = TypeVar("Head", bound=nn.Module)
+CPU = torch.device("cpu")
 STATISTICS_CLIPS = 200
 """Clips from which the layers' mean and deviation are taken."""
 
@@ -60,14 +61,16 @@ def layer_statistics(features: FrameFeatures) -> tuple[torch.Tensor, torch.Tenso
     return torch.from_numpy(mean).float(), torch.from_numpy(spread).float()
 
 
-def padded(states: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(
+    states: Sequence[np.ndarray], device: torch.device = CPU
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(L, T, D) of each clip -> (B, L, longest, D) with zeros at the ends, and the lengths (B,)."""
     lengths = torch.tensor([state.shape[1] for state in states])
     layers, _, width = states[0].shape
     whole = torch.zeros(len(states), layers, int(lengths.max()), width)
     for row, state in zip(whole, states, strict=True):
         row[:, : state.shape[1]] = torch.from_numpy(state)
-    return whole, lengths
+    return whole.to(device), lengths.to(device)
 
 
 def batches(lengths: Sequence[int], size: int, seed: str) -> Iterator[list[int]]:

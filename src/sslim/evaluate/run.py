@@ -20,6 +20,7 @@ from sslim.evaluate.clips import (
     check_speakers,
     read_clips,
 )
+from sslim.evaluate.fitting import CPU
 from sslim.evaluate.groups import GroupReport, group_report
 from sslim.evaluate.outcome import Outcome, difference, interval, joined
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
@@ -117,13 +118,16 @@ def evaluate(
         allow_leaks: do not refuse a speaker in two parts.
         random_labels: shuffle the training labels, to see what a score is worth.
         settings: seeds, schedule, cache.
-        device: where features are computed.
+        device: where features are computed, and heads over frames learn if it is a CUDA device.
         precision: of the features.
 
     Raises:
         SslimError: a model, the data or an option cannot be used.
     """
-    chosen = settings or Settings()
+    place = choose_device(device)
+    # Apple's GPU has no CTC loss.
+    heads_learn_on = place if place.type == "cuda" else CPU
+    chosen = replace(settings or Settings(), device=heads_learn_on)
     what = get_task(task)
     began = time.time()
     needed = (*what.columns, *groups, *([folds] if folds else []))
@@ -168,7 +172,7 @@ def evaluate(
         "options": dict(chosen.options),
         "random_labels": random_labels,
         "precision": precision,
-        "device": device_name(choose_device(device)),
+        "device": device_name(place),
         "versions": versions(),
         "seconds": round(time.time() - began, 1),
     }

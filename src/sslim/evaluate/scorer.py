@@ -11,7 +11,7 @@ import torch
 
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import Alter, FeatureStore, FrameFeatures
-from sslim.evaluate.fitting import Fit, Head, Schedule, fit
+from sslim.evaluate.fitting import CPU, Fit, Head, Schedule, fit
 from sslim.evaluate.outcome import Outcome
 from sslim.evaluate.upstream import Upstream
 
@@ -38,6 +38,8 @@ class Settings:
     schedule: Schedule = field(default_factory=Schedule)
     options: Mapping[str, str] = field(default_factory=dict)
     """What only some tasks know, such as `trials` or `collar`."""
+    device: torch.device = CPU
+    """Where heads over frames learn; `run.evaluate` sets it."""
     say: Callable[[str], None] = print
     on_progress: Callable[[str, int, int], None] | None = None
 
@@ -61,12 +63,12 @@ class Settings:
         clips: Sequence[Clip],
         learning_rates: tuple[float, ...],
     ) -> Fit[Head]:
-        """Heads over the frames of the training `clips` (see `fitting.fit`).
+        """Heads over the frames of the training `clips` (see `fitting.fit`), on this device.
 
         `learning_rates` are the task's own; those of the settings go first.
         """
         return fit(
-            make,
+            lambda: make().to(self.device),
             loss,
             validate,
             [round(50 * clip.utterance.seconds) for clip in clips],

@@ -135,12 +135,12 @@ def fit_transcriber(
         return RecurrentHead(below, upstream.width, len(known) + 1, hidden)
 
     def loss(head: CtcHead, indices: list[int]) -> torch.Tensor:
-        states, lengths = padded([features["train"][index] for index in indices])
+        states, lengths = padded([features["train"][index] for index in indices], settings.device)
         said = head(states, lengths).log_softmax(-1).transpose(0, 1)
         targets = [wanted[index] for index in indices]
         return F.ctc_loss(
             said,
-            torch.cat(targets),
+            torch.cat(targets).to(settings.device),
             lengths,
             torch.tensor([len(target) for target in targets]),
             zero_infinity=True,
@@ -156,7 +156,7 @@ def fit_transcriber(
         said = []
         for start in range(0, len(found), settings.schedule.batch):
             indices = range(start, min(len(found), start + settings.schedule.batch))
-            states, lengths = padded([found[index] for index in indices])
+            states, lengths = padded([found[index] for index in indices], settings.device)
             with torch.no_grad():
                 best = head(states, lengths).argmax(-1)
             for row, length in zip(best.tolist(), lengths.tolist(), strict=True):

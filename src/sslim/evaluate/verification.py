@@ -80,11 +80,12 @@ def fit_verifier(upstream: Upstream, data: LabelledClips, settings: Settings) ->
             start = draw.randint(0, states.shape[1] - shortest)
             crops.append(states[:, start : start + shortest])
         labels = torch.tensor([speakers[train[index].row["speaker"]] for index in indices])
-        scored: torch.Tensor = head.margin(head.embedder(torch.from_numpy(np.stack(crops))), labels)
+        crops_BLTD = torch.from_numpy(np.stack(crops)).to(settings.device)
+        scored: torch.Tensor = head.margin(head.embedder(crops_BLTD), labels.to(settings.device))
         return scored
 
     def validate(head: _Verifier) -> float:
-        return _outcome([head], valid, known, trials["valid"]).score
+        return _outcome([head], valid, known, trials["valid"], settings.device).score
 
     fitted = settings.fit(make, loss, validate, train, LEARNING_RATES)
 
@@ -92,7 +93,7 @@ def fit_verifier(upstream: Upstream, data: LabelledClips, settings: Settings) ->
         heads: Sequence[_Verifier], clips: Sequence[Clip], condition: Condition
     ) -> Outcome:
         features = settings.frames(upstream, clips, condition)
-        return _outcome(heads, clips, features, trials["test"])
+        return _outcome(heads, clips, features, trials["test"], settings.device)
 
     return Scorer(
         upstream,
@@ -108,6 +109,7 @@ def _outcome(
     clips: Sequence[Clip],
     features: FrameFeatures,
     trials: Sequence[Trial],
+    device: torch.device,
 ) -> Outcome:
     """Scores of the trials whose two clips are among `clips`."""
     place = {clip.identity: index for index, clip in enumerate(clips)}
@@ -115,10 +117,11 @@ def _outcome(
     rows = []
     for head in heads:
         with torch.no_grad():
-            embeddings = torch.cat(
-                [head.embedder(torch.from_numpy(features[i])[None]) for i in range(len(features))]
-            )
-        unit = F.normalize(embeddings)
+            embeddings = [
+                head.embedder(torch.from_numpy(features[index])[None].to(device))
+                for index in range(len(features))
+            ]
+        unit = F.normalize(torch.cat(embeddings)).cpu()
         left = unit[[place[first] for _, first, _ in usable]]
         right = unit[[place[second] for _, _, second in usable]]
         rows.append((left * right).sum(dim=1).numpy())
