@@ -1,12 +1,13 @@
 """What compression costs on real speech: both stages on unlabelled audio, then SUPERB-like tasks.
 
     python benchmarks/real_speech.py SPEECH TEACHER OUT [--json FILE] [--updates 1200 600] [--tasks ...]
+        [--ablation]
 
 SPEECH is a folder with `manifest.csv` (columns path, start, end, split, sid_split, corpus, label, speaker,
-text, phones) and trials;
-TEACHER a model folder. Prints one table: the teacher; its 25% student; the same run with a student that
-does not shrink while it trains; a distillation-only student of the same size after as many updates; log-mel
-features.
+text, phones) and trials; TEACHER a model folder. Prints one table: the teacher; its 25% student; a
+distillation-only student of the same size after as many updates; log-mel features; with --ablation also the
+same run with a student that does not shrink while it trains. Students that OUT holds are not trained again,
+so tasks can be run a few at a time, also side by side.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import csv
 import json
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ TASKS = {
         "asr",
         "split",
         {"corpus": "speechocean762"},
-        {"hidden": 128, "epochs": 10, "batch": 32},
+        {"hidden": 128, "epochs": 25, "batch": 16},
     ),
 }
 """Name -> task, split column, rows, and what is smaller than SUPERB's so that two cores finish it."""
@@ -82,48 +82,43 @@ def training_manifest(speech: Path, out: Path) -> Path:
 
 
 def scores(
-    speech: Path, everyone: dict[str, str | Path], names: Sequence[str], seeds: int, cache: Path
-) -> dict[str, dict[str, Any]]:
-    """Task -> everything that `sslim evaluate` says of the models, the teacher first."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        task, split, where, schedule = TASKS[name]
-        pooled = task not in RATES
-        # The ablation is told apart by the quick tasks.
-        models = everyone if pooled else {k: v for k, v in everyone.items() if k != ABLATION}
-        trials = {
-            option: str(speech / f"asv_trials_{part}.csv")
-            for option, part in (("trials", "test"), ("valid_trials", "valid"))
-        }
-        settings = Settings(
-            store=FeatureStore(cache, 40 * 2**30),
-            seeds=tuple(range(seeds if pooled else 1)),
-            learning_rates=RATES.get(task, ()),
-            schedule=Schedule(**schedule),
-            options=trials if task == "asv" else {},
-            say=lambda line: print(f"  {line}", flush=True),
+    speech: Path, models: dict[str, str | Path], name: str, seeds: int, cache: Path
+) -> dict[str, Any]:
+    """Everything that `sslim evaluate` says of the models on a task, the teacher first."""
+    task, split, where, schedule = TASKS[name]
+    pooled = task not in RATES
+    trials = {
+        option: str(speech / f"asv_trials_{part}.csv")
+        for option, part in (("trials", "test"), ("valid_trials", "valid"))
+    }
+    settings = Settings(
+        store=FeatureStore(cache, 40 * 2**30),
+        seeds=tuple(range(seeds if pooled else 1)),
+        learning_rates=RATES.get(task, ()),
+        schedule=Schedule(**schedule),
+        options=trials if task == "asv" else {},
+        say=lambda line: print(f"  {line}", flush=True),
+    )
+    evaluation = evaluate(
+        list(models.values()),
+        task,
+        speech / "manifest.csv",
+        where=where,
+        split_column=split,
+        settings=settings,
+        allow_leaks=task == "sid",
+    )
+    facts = evaluation.to_dict()
+    facts["data"]["source"] = "manifest.csv"
+    for label, row in zip(models, facts["results"], strict=True):
+        row["model"] = label
+        low, high = row["interval"]
+        print(
+            f"{name:12} {label:18} {row['metric']} {100 * row['score']:.1f} "
+            f"({100 * low:.1f} to {100 * high:.1f})",
+            flush=True,
         )
-        evaluation = evaluate(
-            list(models.values()),
-            task,
-            speech / "manifest.csv",
-            where=where,
-            split_column=split,
-            settings=settings,
-            allow_leaks=task == "sid",
-        )
-        facts = evaluation.to_dict()
-        facts["data"]["source"] = "manifest.csv"
-        for label, row in zip(models, facts["results"], strict=True):
-            row["model"] = label
-            low, high = row["interval"]
-            print(
-                f"{name:12} {label:18} {row['metric']} {100 * row['score']:.1f} "
-                f"({100 * low:.1f} to {100 * high:.1f})",
-                flush=True,
-            )
-        found[name] = facts
-    return found
+    return facts
 
 
 def same_student(earlier: dict[str, Any] | None, now: dict[str, Any]) -> bool:
@@ -137,6 +132,16 @@ def same_student(earlier: dict[str, Any] | None, now: dict[str, Any]) -> bool:
     )
 
 
+def kept(path: Path, students: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What an earlier run, or one beside this, says of the same students: their costs and finished tasks."""
+    if not path.is_file():
+        return {}
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if not all(same_student(earlier["students"].get(name), students[name]) for name in students):
+        return {}
+    return {"students": students | earlier["students"], "tasks": earlier["tasks"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("speech", type=Path)
@@ -146,6 +151,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, nargs=2, default=(1200, 600))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--ablation", action="store_true", help="also a student that never shrinks")
     arguments = parser.parse_args()
     manifest = training_manifest(arguments.speech, arguments.out)
     settings = [
@@ -161,8 +167,8 @@ def main() -> None:
     ]
     students: dict[str, dict[str, Any]] = {}
     runs = {"student": [], ABLATION: ["stage1.shrink_chances=0"]}
-    if all(TASKS[name][0] in RATES for name in arguments.tasks):
-        del runs[ABLATION]  # nothing asked for would be scored with it
+    if not arguments.ablation:
+        del runs[ABLATION]
     for name, changes in runs.items():
         out = arguments.out / name.replace(" ", "-")
         result = compress(
@@ -204,28 +210,26 @@ def main() -> None:
     models: dict[str, str | Path] = {"teacher": arguments.teacher}
     models |= {name: facts.pop("folder") for name, facts in students.items()}
     models["fbank"] = "fbank"
+    command = (
+        "python benchmarks/real_speech.py SPEECH TEACHER OUT "
+        f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds}"
+        f"{' --ablation' if arguments.ablation else ''}"
+    )
     facts = {
-        "command": "python benchmarks/real_speech.py SPEECH TEACHER OUT "
-        f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds} "
-        f"--tasks {' '.join(json.dumps(task) for task in arguments.tasks)}",
+        "command": command,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": versions(),
         "settings": settings,
         "students": students,
         "tasks": {},
     }
-    if arguments.json and arguments.json.is_file():  # tasks can be run a few at a time
-        earlier = json.loads(arguments.json.read_text(encoding="utf-8"))
-        if all(same_student(earlier["students"].get(name), students[name]) for name in students):
-            # How long training took is kept from the run that also trained the others.
-            facts["students"] = students | earlier["students"]
-            facts["tasks"] = earlier["tasks"]
     for task in arguments.tasks:
-        facts["tasks"] |= scores(
-            arguments.speech, models, [task], arguments.seeds, arguments.out / "features"
-        )
+        found = scores(arguments.speech, models, task, arguments.seeds, arguments.out / "features")
         if arguments.json:
-            arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            # Read at the last moment: other tasks may be running beside this one.
+            whole = facts | kept(arguments.json, students)
+            whole["tasks"] = whole["tasks"] | {task: found}
+            arguments.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ python examples/s3prl/run.py FOLDER -m train -n NAME -d DOWNSTREAM [options of s
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -18,6 +21,8 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 NAME = "sslim_folder"
 HOP = 320
+Sound = tuple[torch.Tensor, int]
+"""(channels, samples) and the rate."""
 
 
 class UpstreamExpert(nn.Module):
@@ -53,7 +58,7 @@ class UpstreamExpert(nn.Module):
 
 
 def stand_ins() -> None:
-    """Names that s3prl imports and today's torchaudio and huggingface_hub no longer have."""
+    """Names that s3prl uses and today's torchaudio and huggingface_hub no longer have."""
     hub = importlib.import_module("huggingface_hub")
     for name in ("HfFolder", "Repository"):
         if not hasattr(hub, name):
@@ -63,13 +68,44 @@ def stand_ins() -> None:
         audio.set_audio_backend = lambda backend: None
     if not hasattr(audio, "sox_effects"):
         effects = types.ModuleType("torchaudio.sox_effects")
-        effects.apply_effects_tensor = _absent
-        effects.apply_effects_file = _absent
+        effects.apply_effects_tensor = apply_effects
+        effects.apply_effects_file = lambda path, chain, **_: apply_effects(*load(path), chain)
         sys.modules["torchaudio.sox_effects"] = audio.sox_effects = effects
+    # From 2.9 on, torchaudio decodes through torchcodec, which needs FFmpeg's libraries.
+    if not hasattr(audio, "list_audio_backends") and importlib.util.find_spec("torchcodec") is None:
+        audio.load = load
 
 
-def _absent(*_: Any, **__: Any) -> None:
-    raise RuntimeError("sox effects are gone from torchaudio; choose a task without augmentation")
+def load(path: Any, frame_offset: int = 0, num_frames: int = -1, **_: Any) -> Sound:
+    """A file as (channels, samples) float32 and its rate."""
+    samples, rate = soundfile.read(
+        str(path), frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
+    )
+    return torch.from_numpy(samples.T.copy()), rate
+
+
+def apply_effects(
+    waveform: torch.Tensor, rate: int, chain: Sequence[Sequence[str]], **_: Any
+) -> Sound:
+    """The three effects of sox that s3prl's data sets of clips ask for.
+
+    Raises:
+        RuntimeError: another effect is asked for.
+    """
+    for name, *values in chain:
+        if name == "channels" and values == ["1"]:
+            waveform = waveform.mean(dim=0, keepdim=True)
+        elif name == "rate":
+            functional = importlib.import_module("torchaudio.functional")
+            waveform, rate = functional.resample(waveform, rate, int(values[0])), int(values[0])
+        elif name == "gain":
+            waveform = waveform * 10 ** (float(values[0]) / 20)
+        else:
+            raise RuntimeError(
+                f"sox's effect {' '.join([name, *values])!r} is gone from torchaudio and has no "
+                "stand-in; this task needs the classic environment, see examples/s3prl/README.md"
+            )
+    return waveform, rate
 
 
 def register(folder: str) -> None:
