@@ -152,11 +152,16 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
 
     deaf = replace(upstream, extract=refuse)
     assert np.array_equal(store.pooled(deaf, data.clips), pooled)
+    some = [7, 3, 12]  # another task's split, another fold
+    assert np.array_equal(store.pooled(deaf, [data.clips[i] for i in some]), pooled[some])
+    with pytest.raises(AssertionError):
+        store.pooled(deaf, data.clips, condition="another")
+    calls = 0
     frames = store.frames(upstream, data.clips)
     kept = store.frames(deaf, data.clips)
     assert np.array_equal(frames[3], kept[3])
     assert np.allclose(frames[3].mean(axis=1), pooled[3], atol=5e-3)
-    for path in (tmp_path / "cache").glob("*.npy"):  # what a kill or a bad disk leaves
+    for path in (tmp_path / "cache").glob("*-*.np?"):  # what a kill or a bad disk leaves
         path.write_bytes(path.read_bytes()[:50])
     assert np.array_equal(store.pooled(upstream, data.clips), pooled)
     assert calls == 0
@@ -290,9 +295,9 @@ def touch(path: Path, text: str = "") -> None:
 
 
 def test_layouts_of_other_corpora(tmp_path: Path) -> None:
-    touch(tmp_path / "VoxCeleb1" / "wav" / "id1" / "vid" / "1.wav")
-    touch(tmp_path / "VoxCeleb1" / "wav" / "id2" / "vid" / "1.wav")
-    touch(tmp_path / "iden_split.txt", "1 id1/vid/1.wav\n3 id2/vid/1.wav\n1 id9/vid/1.wav\n")
+    touch(tmp_path / "Voxceleb1" / "dev" / "wav" / "id1" / "vid" / "1.wav")
+    touch(tmp_path / "Voxceleb1" / "test" / "wav" / "id2" / "vid" / "1.wav")
+    touch(tmp_path / "veri_test_class.txt", "1 id1/vid/1.wav\n3 id2/vid/1.wav\n1 id9/vid/1.wav\n")
     touch(tmp_path / "veri_test.txt", "1 id2/vid/1.wav id2/vid/1.wav\n")
     rows = corpora.voxceleb_identification(tmp_path)
     assert rows is not None
@@ -318,30 +323,113 @@ def test_layouts_of_other_corpora(tmp_path: Path) -> None:
     assert emotions[0]["path"].endswith(
         "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav"
     )
-
-    snips = tmp_path / "audio_slu"
-    line = "Ivy-1 BOS play abba gold EOS\tO O B-artist I-artist O"
-    touch(snips / "all.iob.snips.txt", line)
-    touch(snips / "train" / "Ivy-1.mp3")
-    slots = corpora.audio_snips(tmp_path)
-    assert slots is not None
-    assert slots[0]["text"] == "play <artist>abba gold</artist>"
-
-    mix = tmp_path / "Libri2Mix"
-    for part in ("train-100", "dev", "test"):
-        touch(mix / "rttm" / f"{part}.rttm")
-        touch(mix / "wav16k" / "max" / part / "mix_clean" / "m.wav")
-    diarised = corpora.libri2mix(tmp_path)
-    assert diarised is not None
-    assert [row["split"] for row in diarised] == ["train", "valid", "test"]
-
-    quesst = tmp_path / "quesst14Database"
-    touch(quesst / "language_key_utterances.lst", "Audio/d1.wav nnenglish\nAudio/d2.wav czech\n")
-    for key in ("dev", "eval"):
-        touch(quesst / f"language_key_{key}.lst", f"{key}/q1.wav nnenglish\n")
-        truth = quesst / "scoring" / f"groundtruth_quesst14_{key}" / f"quesst14_{key}.rttm"
-        touch(truth, "LEXEME d1 1 0 1 q1 lex <NA> <NA>\n")
-    searched = corpora.quesst(tmp_path)
-    assert searched is not None
-    assert [row["label"] for row in searched] == ["q1", "q1", "q1", "q1"]
     assert {corpus.task for corpus in corpora.CORPORA} == set(BEST)
+
+
+def test_the_published_keywords_are_the_whole_test_part(tmp_path: Path) -> None:
+    speech_commands(tmp_path)
+    alone = corpora.speech_commands(tmp_path)
+    assert alone is not None
+    in_test = [row["label"] for row in alone if row["split"] == "test"]
+    assert in_test.count("_silence_") >= 1
+    assert in_test.count("_unknown_") == 2
+    for label in ("yes", "_unknown_", "_silence_"):
+        touch(tmp_path / "speech_commands_test_set_v0.01" / label / "1.wav")
+    rows = corpora.speech_commands(tmp_path)
+    assert rows is not None
+    assert [row["label"] for row in rows if row["split"] == "test"] == [
+        "_silence_",
+        "_unknown_",
+        "yes",
+    ]
+    silent = {(row["path"], row.get("start")) for row in rows if row["label"] == "_silence_"}
+    assert len(silent) == 31, "the pieces that had been test are not lost"
+    assert {row["split"] for row in rows if row.get("start")} == {"train", "valid"}
+
+
+def test_phones_come_from_the_lexicons_of_superb(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "LibriSpeech" / "test-clean" / "1" / "2" / "1-2.trans.txt", "1-2-0 A CAT SAT\n"
+    )
+    touch(tmp_path / "librispeech-lexicon.txt", "A\tEY1\nCAT\tK AE1 T\n")
+    assert corpora.librispeech_phones(tmp_path) == [], "a word is missing"
+    touch(tmp_path / "lexicon" / "librispeech-lexicon-200k-g2p.txt", "A\tAH0\nA\tEY1\n")
+    touch(tmp_path / "lexicon" / "librispeech-lexicon-allothers-g2p.txt", "SAT\tS AE1 T\n\n")
+    rows = corpora.librispeech_phones(tmp_path)
+    assert rows is not None
+    assert [(row["phones"], row["split"]) for row in rows] == [("AH0 K AE1 T S AE1 T", "test")]
+
+
+def test_audio_snips_as_superb_prepares_it(tmp_path: Path) -> None:
+    (tmp_path / "audio_slu" / "audio_Ivy" / "snips").mkdir(parents=True)  # what it is made from
+    snips = tmp_path / "SNIPS"
+    lines = []
+    for part in ("train", "valid", "test"):
+        for voice in ("Ivy", "Amy", "Emma"):
+            name = f"{voice}-snips-{part}-0"
+            words, tags = "PLAY ABBA GOLD , & MORE", "O artist artist artist O O"
+            lines.append(f"{name} BOS {words} EOS\tO {tags} PlayMusic\n")
+            touch(snips / part / f"{name}.wav")
+    touch(snips / "train" / "Ivy-snips-train-0.mp3")
+    touch(snips / "train" / "Ivy-snips-train-9.wav")
+    touch(snips / "all.iob.snips.txt", "".join(lines))
+    rows = corpora.audio_snips(tmp_path)
+    assert rows is not None
+    assert [(Path(row["path"]).name, row["speaker"], row["split"]) for row in rows] == [
+        ("Ivy-snips-train-0.wav", "Ivy", "train"),
+        ("Amy-snips-valid-0.wav", "Amy", "valid"),
+        ("Emma-snips-test-0.wav", "Emma", "test"),
+    ], "the voices of a part are in no other"
+    assert {row["text"] for row in rows} == {"PLAY <artist>ABBA GOLD</artist> AND MORE"}
+    marks = corpora.mark_slots(["IN", "PARIS", "TEXAS"], ["O", "city", "state"])
+    assert marks == "IN <city>PARIS</city> <state>TEXAS</state>"
+
+
+def test_libri2mix_as_superb_prepares_it(tmp_path: Path) -> None:
+    mixtures = {"train": "train-100", "valid": "dev", "test": "test"}
+    for name in mixtures.values():
+        touch(tmp_path / "Libri2Mix" / "wav16k" / "max" / name / "mix_both" / "1-1-1_2-2-2.wav")
+    assert corpora.libri2mix(tmp_path) is None
+    truth = tmp_path / "diarization" / "data"
+    for name in ("train", "dev", "test"):
+        line = "SPEAKER\t1-1-1_2-2-2\t1\t0.1\t0.5\t<NA>\t<NA>\t1\t<NA>\n"
+        touch(truth / name / "rttm", line)
+    rows = corpora.libri2mix(tmp_path)
+    assert rows is not None
+    assert [row["split"] for row in rows] == list(mixtures)
+    assert [Path(row["path"]).parts[-3:-1] for row in rows] == [
+        (name, "mix_both") for name in mixtures.values()
+    ]
+    assert [row["rttm"] for row in rows] == [
+        str((truth / name / "rttm").resolve()) for name in ("train", "dev", "test")
+    ]
+    assert {row["utt"] for row in rows} == {"1-1-1_2-2-2"}
+
+
+def test_quesst_as_it_is_shipped(tmp_path: Path) -> None:
+    quesst = tmp_path / "quesst14Database"
+    listed = "".join(
+        f"quesst14Database/Audio/quesst14_0000{number}.wav\t{language}\n"
+        for number, language in ((1, "nnenglish"), (2, "czech"), (3, "nnenglish"))
+    )
+    touch(quesst / "scoring" / "language_key_utterances.lst", listed)
+    for key in ("dev", "eval"):
+        query = f"quesst14_{key}_001"
+        lines = (f"x/{key}_queries/{query}.wav nnenglish", f"x/{key}_queries/other.wav czech")
+        touch(quesst / "scoring" / f"language_key_{key}.lst", "\n".join(lines))
+        assert corpora.quesst(tmp_path) is None, "the truth is missing"
+        truth = quesst / "scoring" / f"groundtruth_quesst14_{key}" / f"quesst14_{key}.rttm"
+        found = (("quesst14_00003", query), ("quesst14_00001", "other"), ("quesst14_00002", query))
+        touch(truth, "".join(f"LEXEME {doc} 1 0.00 4.50 {term} lex - -\n" for doc, term in found))
+    rows = corpora.quesst(tmp_path)
+    assert rows is not None
+    expected = [
+        (str(quesst / path), role, label.format(key=key), part)
+        for key, part in (("dev", "valid"), ("eval", "test"))
+        for path, role, label in (
+            (f"{key}_queries/quesst14_{key}_001.wav", "query", "quesst14_{key}_001"),
+            ("Audio/quesst14_00001.wav", "document", ""),
+            ("Audio/quesst14_00003.wav", "document", "quesst14_{key}_001"),
+        )
+    ]
+    assert [(row["path"], row["role"], row["label"], row["split"]) for row in rows] == expected

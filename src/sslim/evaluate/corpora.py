@@ -19,6 +19,20 @@ Row = dict[str, str]
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 NOISE_FOLDER = "_background_noise_"
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
+VOXCELEB = ("VoxCeleb1", "Voxceleb1", "voxceleb1")
+LEXICONS = (
+    "librispeech-lexicon-200k-g2p.txt",
+    "librispeech-lexicon-allothers-g2p.txt",
+    "librispeech-lexicon.txt",
+)
+"""The two that SUPERB takes phones from (s3prl ships them), then LibriSpeech's own."""
+VOICES = {
+    "train": ("Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"),
+    "valid": ("Aditi", "Amy", "Geraint", "Nicole"),
+    "test": ("Brian", "Emma", "Raveena", "Russell"),
+}
+"""SUPERB's speakers of Audio SNIPS; the corpus has every voice in every part."""
+PUNCTUATION = "?!.,;-"
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,8 @@ def _first(root: Path, *names: str) -> Path | None:
 def speech_commands(root: Path) -> list[Row] | None:
     """Speech Commands v0.01: ten words, `_unknown_` and `_silence_`; its lists name the parts.
 
-    The published test set (`speech_commands_test_set_v0.01`) is used where it is there.
+    The published test set (`speech_commands_test_set_v0.01`, a folder per class) is used where it is there,
+    and is then the whole test part.
     """
     folder = _first(root, "speech_commands_v0.01", "SpeechCommands/speech_commands_v0.01")
     if folder is None:
@@ -60,7 +75,12 @@ def speech_commands(root: Path) -> list[Row] | None:
     for path in sorted(folder.glob("*/*.wav")):
         word, name = path.parent.name, f"{path.parent.name}/{path.name}"
         if word == NOISE_FOLDER:
-            rows += _seconds_of_silence(path)
+            silence = _seconds_of_silence(path)
+            if tests is not None:
+                silence = [
+                    row | {"split": "train"} if row["split"] == "test" else row for row in silence
+                ]
+            rows += silence
             continue
         part = next((part for part, names in lists.items() if name in names), "train")
         if tests is not None and part == "test":
@@ -137,8 +157,11 @@ def iemocap(root: Path) -> list[Row] | None:
 
 
 def voxceleb_identification(root: Path) -> list[Row] | None:
-    """VoxCeleb1 with its identification split (`iden_split.txt`: 1 train, 2 valid, 3 test)."""
-    folder, split = _first(root, "VoxCeleb1", "voxceleb1"), _first(root, "iden_split.txt")
+    """VoxCeleb1 (`dev/wav` and `test/wav`) with its identification split: 1 train, 2 valid, 3 test.
+
+    The split is `iden_split.txt`, or `veri_test_class.txt` as s3prl calls it.
+    """
+    folder, split = _first(root, *VOXCELEB), _first(root, "iden_split.txt", "veri_test_class.txt")
     if folder is None or split is None:
         return None
     parts = {"1": "train", "2": "valid", "3": "test"}
@@ -155,7 +178,7 @@ def voxceleb_identification(root: Path) -> list[Row] | None:
 
 def voxceleb_verification(root: Path) -> list[Row] | None:
     """VoxCeleb1 for verification: test speakers from `veri_test.txt`, a twentieth of the others valid."""
-    folder, trials = _first(root, "VoxCeleb1", "voxceleb1"), _first(root, "veri_test.txt")
+    folder, trials = _first(root, *VOXCELEB), _first(root, "veri_test.txt")
     if folder is None or trials is None:
         return None
     tested = {
@@ -190,16 +213,20 @@ def librispeech(root: Path) -> list[Row] | None:
 
 
 def librispeech_phones(root: Path) -> list[Row] | None:
-    """LibriSpeech's transcripts through its lexicon; sentences with a word that it lacks are left out."""
-    rows, file = librispeech(root), _first(root, "librispeech-lexicon.txt")
-    if rows is None or file is None:
+    """LibriSpeech's transcripts through its lexicon; sentences with a word that it lacks are left out.
+
+    SUPERB's phones need both of s3prl's lexicons, which have every word.
+    """
+    rows = librispeech(root)
+    files = [file for file in (_first(root, name) for name in LEXICONS) if file is not None]
+    if rows is None or not files:
         return None
     lexicon: dict[str, str] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        word, _, phones = line.partition("\t")
-        if not phones:
-            word, _, phones = line.partition(" ")
-        lexicon.setdefault(word, " ".join(phones.split()))
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            word, *phones = line.split() or [""]
+            # A word's first pronunciation is its only one, as in SUPERB.
+            lexicon.setdefault(word, " ".join(phones))
     spoken = []
     for row in rows:
         words = row["text"].split()
@@ -209,33 +236,49 @@ def librispeech_phones(root: Path) -> list[Row] | None:
 
 
 def audio_snips(root: Path) -> list[Row] | None:
-    """Audio SNIPS: `all.iob.snips.txt` beside a folder per part, words tagged B-slot and I-slot."""
-    folder = _first(root, "audio_slu", "SNIPS")
-    labels = None if folder is None else _first(folder, "all.iob.snips.txt")
-    if folder is None or labels is None:
+    """Audio SNIPS as SUPERB prepares it: `all.iob.snips.txt` beside a folder per part, voices kept apart.
+
+    A line is `Ivy-snips-train-0 BOS words EOS`, a tab, and `O`, a slot or `O` per word, the intent.
+    """
+    folder = _first(root, "SNIPS")
+    if folder is None or not (folder / "all.iob.snips.txt").is_file():
         return None
     marked = {}
-    for line in labels.read_text(encoding="utf-8").splitlines():
-        name, _, rest = line.partition(" ")
+    for line in (folder / "all.iob.snips.txt").read_text(encoding="utf-8").splitlines():
+        name, _, rest = line.strip().partition(" ")
         words, _, tags = rest.partition("\t")
-        marked[name] = mark_slots(words.split()[1:-1], tags.split()[1:-1])
+        marked[name] = mark_slots(words.split(" ")[1:-1], tags.split(" ")[1:-1])
     rows = []
-    for part in ("train", "valid", "test"):
-        for path in sorted((folder / part).glob("*")):
-            if path.stem in marked and path.suffix in (".wav", ".mp3", ".flac"):
-                rows.append({"path": str(path), "text": marked[path.stem], "split": part})
+    for part, voices in VOICES.items():
+        files = {
+            path.stem: path
+            for ending in ("mp3", "wav")
+            for path in sorted((folder / part).rglob(f"*.{ending}"))
+        }
+        for name, path in sorted(files.items()):
+            voice = name.split("-")[0]
+            if name in marked and voice in voices:
+                rows.append(
+                    {"path": str(path), "text": marked[name], "speaker": voice, "split": part}
+                )
     return rows
 
 
 def mark_slots(words: Iterable[str], tags: Iterable[str]) -> str:
-    """Words with B-slot, I-slot and O tags -> a text with `<slot>` marks."""
+    """Words with a slot's name or O each -> a text with `<slot>` marks around neighbours of one slot.
+
+    Words that are punctuation are left out, and `&` is spoken, as in SUPERB.
+    """
     text: list[str] = []
     now = ""
     for word, tag in zip(words, tags, strict=False):
-        name = tag[2:] if tag[:2] in ("B-", "I-") else ""
-        if now and (name != now or tag.startswith("B-")):
+        name = "" if tag == "O" else tag
+        if now and name != now:
             text[-1] += f"</{now}>"
             now = ""
+        if word in PUNCTUATION:
+            continue
+        word = "AND" if word == "&" else word
         if name and not now:
             word, now = f"<{name}>{word}", name
         text.append(word)
@@ -245,17 +288,27 @@ def mark_slots(words: Iterable[str], tags: Iterable[str]) -> str:
 
 
 def libri2mix(root: Path) -> list[Row] | None:
-    """Libri2Mix at 16 kHz, `max`, clean mixtures, with an RTTM file per part (as SUPERB prepares them)."""
+    """Libri2Mix at 16 kHz, `max`, with noise (`mix_both`), as `generate_librimix_sd.sh` makes it.
+
+    The truth is `train/rttm`, `dev/rttm` and `test/rttm` from `prepare_diarization.py`: in the root, a folder
+    of it, or s3prl's `downstream/diarization/data` there.
+    """
     folder = _first(root, "Libri2Mix")
-    if folder is None:
+    truth = _first(
+        root,
+        "train/rttm",
+        "diarization/data/train/rttm",
+        "s3prl/downstream/diarization/data/train/rttm",
+    )
+    if folder is None or truth is None:
         return None
-    parts = {"train": "train-100", "valid": "dev", "test": "test"}
+    parts = {"train": ("train-100", "train"), "valid": ("dev", "dev"), "test": ("test", "test")}
     rows = []
-    for part, name in parts.items():
-        rttm = folder / "rttm" / f"{name}.rttm"
+    for part, (mixtures, prepared) in parts.items():
+        rttm = truth.parents[1] / prepared / "rttm"
         if not rttm.is_file():
             return None
-        for path in sorted((folder / "wav16k" / "max" / name / "mix_clean").glob("*.wav")):
+        for path in sorted((folder / "wav16k" / "max" / mixtures / "mix_both").glob("*.wav")):
             rows.append(
                 {"path": str(path), "utt": path.stem, "rttm": str(rttm.resolve()), "split": part}
             )
@@ -263,42 +316,50 @@ def libri2mix(root: Path) -> list[Row] | None:
 
 
 def quesst(root: Path) -> list[Row] | None:
-    """QUESST 2014, English: development queries as the validation part, evaluation queries as test."""
-    folder = _first(root, "quesst14Database", "QUESST14")
+    """QUESST 2014, English: development queries as the validation part, evaluation queries as test.
+
+    In `scoring` are the lists of files and languages, and an RTTM of the documents that hold each query.
+    """
+    folder = _first(root, "quesst14Database")
     if folder is None:
         return None
-    documents = _language(folder / "language_key_utterances.lst")
+    scoring = folder / "scoring"
+    documents = _english(scoring / "language_key_utterances.lst")
     rows: list[Row] = []
     for part, key in (("valid", "dev"), ("test", "eval")):
-        truth = _first(folder / "scoring", f"quesst14_{key}.rttm")
-        if truth is None:
+        truth = scoring / f"groundtruth_quesst14_{key}" / f"quesst14_{key}.rttm"
+        queries = _english(scoring / f"language_key_{key}.lst")
+        if not (truth.is_file() and queries and documents):
             return None
         matches: dict[str, set[str]] = {}
         for line in truth.read_text(encoding="utf-8").splitlines():
             fields = line.split()
             if fields[:1] == ["LEXEME"]:
                 matches.setdefault(fields[5], set()).add(fields[1])
-        for query in _language(folder / f"language_key_{key}.lst"):
-            name = Path(query).stem
+        terms = [Path(query).stem for query in queries]
+        for query, term in zip(queries, terms, strict=True):
             rows.append(
-                {"path": str(folder / query), "role": "query", "label": name, "split": part}
+                {"path": str(folder / query), "role": "query", "label": term, "split": part}
             )
         for document in documents:
-            terms = [query for query, found in matches.items() if Path(document).stem in found]
+            name = Path(document).stem
+            spoken = [term for term in terms if name in matches.get(term, ())]
             rows.append(
                 {
                     "path": str(folder / document),
                     "role": "document",
-                    "label": " ".join(terms),
+                    "label": " ".join(spoken),
                     "split": part,
                 }
             )
     return rows
 
 
-def _language(path: Path, language: str = "nnenglish") -> list[str]:
+def _english(path: Path) -> list[str]:
+    """The English files of a list, relative to the corpus: the list's paths begin with another folder."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [line.split()[0] for line in lines if line.split()[1:] == [language]]
+    found = [line.split()[0] for line in lines if line.split()[1:] == ["nnenglish"]]
+    return [name.partition("/")[2] or name for name in found]
 
 
 def _by_tail(paths: Iterable[Path], parts: int) -> dict[str, str]:
@@ -314,15 +375,20 @@ def _table(path: Path) -> list[Row]:
 
 
 CORPORA = (
-    Corpus("pr", "LibriSpeech and its lexicon", "openslr.org/12 and /11", librispeech_phones),
+    Corpus(
+        "pr",
+        "LibriSpeech and its lexicon",
+        "openslr.org/12; SUPERB's two lexicons are in s3prl's downstream/ctc/lexicon",
+        librispeech_phones,
+    ),
     Corpus("asr", "LibriSpeech", "openslr.org/12", librispeech),
     Corpus(
         "ks",
         "Speech Commands v0.01",
-        "download.tensorflow.org/data/speech_commands_v0.01.tar.gz",
+        "download.tensorflow.org/data: speech_commands_v0.01.tar.gz and its test set",
         speech_commands,
     ),
-    Corpus("qbe", "QUESST 2014", "speech.fit.vutbr.cz/software/quesst-2014", quesst),
+    Corpus("qbe", "QUESST 2014", "speech.fit.vutbr.cz/files/quesst14Database.tgz", quesst),
     Corpus(
         "sid",
         "VoxCeleb1 and iden_split.txt",
@@ -335,7 +401,7 @@ CORPORA = (
         "robots.ox.ac.uk/~vgg/data/voxceleb",
         voxceleb_verification,
     ),
-    Corpus("sd", "Libri2Mix with RTTM files", "github.com/JorisCos/LibriMix", libri2mix),
+    Corpus("sd", "Libri2Mix with RTTM files", "github.com/s3prl/LibriMix", libri2mix),
     Corpus("er", "IEMOCAP", "sail.usc.edu/iemocap", iemocap, folds="session"),
     Corpus("ic", "Fluent Speech Commands", "fluent.ai", fluent_speech_commands),
     Corpus("sf", "Audio SNIPS", "the SUPERB organisers' link (s3prl, docs/superb.md)", audio_snips),

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -65,18 +68,16 @@ class FeatureStore:
             AudioError: a clip cannot be decoded, or is too short for one frame.
             TeacherError: the model gives values that are not finite.
         """
-        pieces = []
-        for start in range(0, len(clips), PIECE):
-            part = clips[start : start + PIECE]
-            path = self._path("pooled", upstream, part, condition)
-            kept = _load(path, (len(part), upstream.layers, upstream.width))
-            if kept is None:
-                kept = _pool(upstream, part, alter)
-                _save(path, kept)
-            pieces.append(kept)
+        keys = [_key(clip) for clip in clips]
+        pooled = np.empty((len(clips), upstream.layers, upstream.width), dtype=np.float32)
+        missing = self._kept_pools(upstream, condition, keys, pooled)
+        for start in range(0, len(missing), PIECE):
+            piece = missing[start : start + PIECE]
+            pooled[piece] = _pool(upstream, [clips[index] for index in piece], alter)
+            self._keep_pools(upstream, condition, [keys[index] for index in piece], pooled[piece])
             if on_progress is not None:
-                on_progress(start + len(part), len(clips))
-        return np.concatenate(pieces)
+                on_progress(len(clips) - len(missing) + start + len(piece), len(clips))
+        return pooled
 
     def frames(
         self,
@@ -96,15 +97,51 @@ class FeatureStore:
         features.prepare(on_progress)
         return features
 
-    def _path(
-        self, kind: str, upstream: Upstream, clips: Sequence[Clip], condition: str
-    ) -> Path | None:
+    def _kept_pools(
+        self, upstream: Upstream, condition: str, keys: Sequence[str], pooled: np.ndarray
+    ) -> list[int]:
+        """Fills in what any piece of this model and condition holds, whatever the clips were asked for
+        together with; returns the rest."""
+        missing = set(range(len(keys)))
+        pieces = self.folder.glob(_pool_name(upstream, condition, "*")) if self.folder else ()
+        for path in sorted(pieces):
+            try:
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+                    rows = {key: row for row, key in enumerate(kept["keys"].tolist())}
+                    found = [index for index in missing if keys[index] in rows]
+                    if found:
+                        pooled[found] = kept["pooled"][[rows[keys[index]] for index in found]]
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # half a file
+                continue
+            missing.difference_update(found)
+        return sorted(missing)
+
+    def _keep_pools(
+        self, upstream: Upstream, condition: str, keys: Sequence[str], pooled: np.ndarray
+    ) -> None:
+        if self.folder is not None:
+            name = _pool_name(upstream, condition, _digest(*keys))
+            _write(
+                self.folder / name, lambda stream: np.savez(stream, keys=list(keys), pooled=pooled)
+            )
+
+    def _frames_path(self, upstream: Upstream, clip: Clip, condition: str) -> Path | None:
         if self.folder is None:
             return None
-        digest = hashlib.sha256(f"{upstream.fingerprint}\n{condition}\n".encode())
-        for clip in clips:
-            digest.update(f"{clip.identity}\t{_stamp(clip.utterance.path)}\n".encode())
-        return self.folder / f"{kind}-{digest.hexdigest()[:32]}.npy"
+        return self.folder / f"frames-{_digest(upstream.fingerprint, condition, _key(clip))}.npy"
+
+
+def _pool_name(upstream: Upstream, condition: str, piece: str) -> str:
+    return f"pooled-{_digest(upstream.fingerprint, condition)}-{piece}.npz"
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+
+
+def _key(clip: Clip) -> str:
+    """Changes with the clip and with its file."""
+    return f"{clip.identity}\t{_stamp(clip.utterance.path)}\n"
 
 
 class FrameFeatures:
@@ -129,10 +166,10 @@ class FrameFeatures:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        path = self.store._path("frames", self.upstream, [self.clips[index]], self.condition)
+        path = self.store._frames_path(self.upstream, self.clips[index], self.condition)
         kept = self._held.get(index)
         if kept is None:
-            kept = _load(path, None)
+            kept = _load(path)
         if kept is None:
             kept = _extract(self.upstream, [self.clips[index]], self.alter)[0].astype(np.float16)
         return kept.astype(np.float32)
@@ -146,9 +183,7 @@ class FrameFeatures:
         done = 0
         for indices in _same_length(self.clips, range(len(self.clips)), self.alter is not None):
             paths = {
-                index: self.store._path(
-                    "frames", self.upstream, [self.clips[index]], self.condition
-                )
+                index: self.store._frames_path(self.upstream, self.clips[index], self.condition)
                 for index in indices
             }
             missing = [index for index in indices if not _exists(paths[index])]
@@ -165,10 +200,11 @@ class FrameFeatures:
                 )
                 for index, states in zip(missing, found, strict=True):
                     half = states.astype(np.float16)
-                    if paths[index] is None:
+                    path = paths[index]
+                    if path is None:
                         self._held[index] = half
                     else:
-                        _save(paths[index], half)
+                        _write(path, partial(np.save, arr=half))
                 used += size
             done += len(indices)
             if on_progress is not None:
@@ -188,23 +224,22 @@ def _stamp(path: str) -> str:
         return ""
 
 
-def _load(path: Path | None, shape: tuple[int, ...] | None) -> np.ndarray | None:
+def _load(path: Path | None) -> np.ndarray | None:
     if path is None or not path.exists():
         return None
     try:
         kept: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError):  # half a file that a kill left
         return None
-    return kept if shape is None or kept.shape == shape else None
+    return kept
 
 
-def _save(path: Path | None, array: np.ndarray) -> None:
-    if path is None:
-        return
+def _write(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("wb") as stream:
-        np.save(stream, array)
+        write(stream)
     aside.replace(path)
 
 
