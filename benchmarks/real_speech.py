@@ -7,7 +7,7 @@ SPEECH is a folder with `manifest.csv` (columns path, start, end, split, sid_spl
 text, phones) and trials; TEACHER a model folder. Prints one table: the teacher; its 25% student; a
 distillation-only student of the same size after as many updates; log-mel features; with --ablation also the
 same run with a student that does not shrink while it trains. Students that OUT holds are not trained again,
-so tasks can be run a few at a time, also side by side.
+so tasks (and with --models their rows) can be run a few at a time, also side by side.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TASKS = {
         "asr",
         "split",
         {"corpus": "speechocean762"},
-        {"hidden": 128, "epochs": 25, "batch": 16},
+        {"hidden": 128, "epochs": 8, "batch": 16},
     ),
 }
 """Name -> task, split column, rows, and what is smaller than SUPERB's so that two cores finish it."""
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, nargs=2, default=(1200, 600))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--models", nargs="+", help="these only, beside the teacher")
     parser.add_argument("--ablation", action="store_true", help="also a student that never shrinks")
     arguments = parser.parse_args()
     manifest = training_manifest(arguments.speech, arguments.out)
@@ -210,6 +211,8 @@ def main() -> None:
     models: dict[str, str | Path] = {"teacher": arguments.teacher}
     models |= {name: facts.pop("folder") for name, facts in students.items()}
     models["fbank"] = "fbank"
+    if arguments.models:
+        models = {name: models[name] for name in ("teacher", *arguments.models)}
     command = (
         "python benchmarks/real_speech.py SPEECH TEACHER OUT "
         f"--updates {arguments.updates[0]} {arguments.updates[1]} --seeds {arguments.seeds}"
@@ -228,7 +231,9 @@ def main() -> None:
         if arguments.json:
             # Read at the last moment: other tasks may be running beside this one.
             whole = facts | kept(arguments.json, students)
-            whole["tasks"] = whole["tasks"] | {task: found}
+            rows = {row["model"]: row for row in whole["tasks"].get(task, {}).get("results", ())}
+            rows |= {row["model"]: row for row in found["results"]}
+            whole["tasks"] = whole["tasks"] | {task: found | {"results": list(rows.values())}}
             arguments.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.suite import run_suite, score_of
 from sslim.evaluate.superb import BEST
+from sslim.evaluate.tasks import TASKS
 from sslim.evaluate.upstream import open_upstream
 from tests import sounds
 
@@ -289,6 +290,20 @@ def test_all_ten_results_give_the_score() -> None:
     assert score_of({"ks": by_task["ks"]}) is None
 
 
+def test_documents_serve_the_queries_of_both_parts(tmp_path: Path) -> None:
+    """QUESST's documents are looked through for development and for evaluation queries."""
+    rows = ["path,role,label,split"]
+    for part in ("valid", "test"):
+        rows += [f"q{part}.wav,query,a,{part}", f"d.wav,document,a,{part}"]
+    for name in ("qvalid", "qtest", "d"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(8000), 16_000)
+    data = read_clips(write(tmp_path, "\n".join(rows) + "\n"))
+    task = TASKS["qbe"]
+    check_parts(data, parts=task.parts, shared_role=task.shared_role)
+    with pytest.raises(ConfigError, match=r"d\.wav is in valid and in test"):
+        check_parts(data, parts=task.parts)
+
+
 def touch(path: Path, text: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -302,6 +317,7 @@ def test_layouts_of_other_corpora(tmp_path: Path) -> None:
     rows = corpora.voxceleb_identification(tmp_path)
     assert rows is not None
     assert [(row["speaker"], row["split"]) for row in rows] == [("id1", "train"), ("id2", "test")]
+    (tmp_path / "veri_test.txt").rename(tmp_path / "voxceleb1_test_v2.txt")  # s3prl's name
     verified = corpora.voxceleb_verification(tmp_path)
     assert verified is not None
     assert verified[1]["split"] == "test"

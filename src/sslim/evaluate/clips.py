@@ -140,8 +140,13 @@ def read_clips(
     return LabelledClips(str(path), tuple(clips), known, tuple(notes))
 
 
-def check_parts(data: LabelledClips, *, parts: Sequence[str] = PARTS) -> None:
-    """Raises ConfigError where a part is empty or the same clip is in two parts."""
+def check_parts(
+    data: LabelledClips, *, parts: Sequence[str] = PARTS, shared_role: str = ""
+) -> None:
+    """Raises ConfigError where a part is empty or the same clip is in two parts.
+
+    Clips of the `shared_role` may be: documents that the queries of every part are looked up in.
+    """
     for part in parts:
         if not data.part(part):
             raise ConfigError(
@@ -150,6 +155,8 @@ def check_parts(data: LabelledClips, *, parts: Sequence[str] = PARTS) -> None:
             )
     seen: dict[str, str] = {}
     for clip in data.clips:
+        if shared_role and clip.row.get("role") == shared_role:
+            continue
         if clip.part and seen.setdefault(clip.identity, clip.part) != clip.part:
             raise ConfigError(
                 f"{clip.identity} is in {seen[clip.identity]} and in {clip.part}",

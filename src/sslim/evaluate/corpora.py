@@ -176,9 +176,14 @@ def voxceleb_identification(root: Path) -> list[Row] | None:
     return rows
 
 
+def voxceleb_trials(root: Path) -> Path | None:
+    """VoxCeleb1-O's trials, target and two clips a line, under the authors' name or s3prl's."""
+    return _first(root, "veri_test.txt", "voxceleb1_test_v2.txt")
+
+
 def voxceleb_verification(root: Path) -> list[Row] | None:
-    """VoxCeleb1 for verification: test speakers from `veri_test.txt`, a twentieth of the others valid."""
-    folder, trials = _first(root, *VOXCELEB), _first(root, "veri_test.txt")
+    """VoxCeleb1 for verification: test speakers from its trials, a twentieth of the others valid."""
+    folder, trials = _first(root, *VOXCELEB), voxceleb_trials(root)
     if folder is None or trials is None:
         return None
     tested = {

@@ -41,7 +41,12 @@ def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) ->
     data.need("rttm")
     train, valid = data.part("train"), data.part("valid")
     folder = Path(data.source).parent
-    segments = {clip.identity: read_rttm(folder / clip.row["rttm"], clip) for clip in data.clips}
+    # SUPERB has one file per part, so each is read once.
+    files = {name: read_rttm(folder / name) for name in {clip.row["rttm"] for clip in data.clips}}
+    segments = {
+        clip.identity: _segments(files[clip.row["rttm"]], folder / clip.row["rttm"], clip)
+        for clip in data.clips
+    }
     collar = float(settings.options.get("collar", 0.0))
     found = settings.frames(upstream, train, CLEAN)
     known = settings.frames(upstream, valid, CLEAN)
@@ -127,13 +132,12 @@ def segments_of(active: np.ndarray, seconds_per_frame: float) -> list[Segment]:
     return found
 
 
-def read_rttm(path: Path, clip: Clip) -> list[Segment]:
-    """The segments of one recording (NIST RTTM: SPEAKER file channel start duration ... name).
+def read_rttm(path: Path) -> dict[str, list[Segment]]:
+    """The segments of each recording of a file (NIST RTTM: SPEAKER file channel start duration ... name).
 
     Raises:
-        ConfigError: the file cannot be read or has more than two speakers.
+        ConfigError: the file cannot be read.
     """
-    segments: list[Segment] = []
     files: dict[str, list[Segment]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -146,6 +150,11 @@ def read_rttm(path: Path, clip: Clip) -> list[Segment]:
         raise ConfigError(
             f"{path} cannot be read as RTTM: {error}", "give lines SPEAKER file 1 start duration"
         ) from error
+    return files
+
+
+def _segments(files: dict[str, list[Segment]], path: Path, clip: Clip) -> list[Segment]:
+    """A recording's own segments; where the file has one recording its name is not looked at."""
     if len(files) == 1:
         segments = next(iter(files.values()))
     else:

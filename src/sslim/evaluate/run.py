@@ -138,7 +138,7 @@ def evaluate(
     clips.need(*needed)
     parts = _folds(clips, folds) if folds else [clips]
     for part in parts:
-        check_parts(part, parts=what.parts)
+        check_parts(part, parts=what.parts, shared_role=what.shared_role)
         if what.keeps_speakers_apart and not allow_leaks:
             check_speakers(part if not folds else _tested(part))
     if random_labels:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sslim.errors import ConfigError
-from sslim.evaluate.corpora import CORPORA, Corpus
+from sslim.evaluate.corpora import CORPORA, Corpus, voxceleb_trials
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.superb import FBANK, superb_score
@@ -115,9 +115,11 @@ def _task(
             return kept
     options = dict(settings.options)
     if corpus.task == "asv" and "trials" not in options:
-        trials = state / "asv_trials.csv"
-        _write_trials(state.parent, trials)
-        options["trials"] = str(trials)
+        found = voxceleb_trials(state.parent)
+        if found is not None:
+            trials = state / "asv_trials.csv"
+            _write_trials(found, trials)
+            options["trials"] = str(trials)
     evaluation = evaluate(
         models,
         corpus.task,
@@ -144,9 +146,8 @@ def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
             writer.writerow(row | {"path": str(Path(row["path"]).resolve())})
 
 
-def _write_trials(root: Path, path: Path) -> None:
-    """VoxCeleb's `veri_test.txt` (target, two clips) as a CSV."""
-    source = next(iter([*root.glob("veri_test.txt"), *root.glob("*/veri_test.txt")]))
+def _write_trials(source: Path, path: Path) -> None:
+    """VoxCeleb's trials (target, two clips) as a CSV."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["target", "utt1", "utt2"])

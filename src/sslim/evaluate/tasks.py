@@ -33,6 +33,8 @@ class Task:
     parts: tuple[str, ...] = ("train", "valid", "test")
     keeps_speakers_apart: bool = True
     """Whether a speaker in two parts is a leak (where speakers are the answer, it is the task)."""
+    shared_role: str = ""
+    """Clips whose `role` is this may be in several parts."""
     packages: tuple[str, ...] = ()
     """What its metric needs beyond sslim's own requirements."""
 
@@ -110,6 +112,7 @@ _TASKS = (
         ("role", "label"),
         fit_term_detector,
         parts=("valid", "test"),
+        shared_role="document",
         keeps_speakers_apart=False,
     ),
 )
