@@ -122,7 +122,7 @@ def test_heads_over_frames_learn_there(
     settings = Settings(
         seeds=(0,),
         learning_rates=(rate,),
-        schedule=Schedule(epochs=12, batch=8, patience=12, hidden=32),
+        schedule=Schedule(epochs=24, batch=8, patience=24, hidden=32),
         say=lambda line: None,
     )
     found = evaluate([teacher_path()], task, make(tmp_path), settings=settings, device="cuda")
