@@ -23,7 +23,6 @@ import torch
 
 from sslim.backbone.loading import load_model
 from sslim.backbone.units import plan_of, shape_of
-from sslim.compress import compress
 from sslim.demo.baseline import distil_only
 from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.fitting import Schedule
@@ -31,6 +30,7 @@ from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.plan import MACS_SECONDS
 from sslim.recipes import resolve
+from sslim.story import compress
 from sslim.train.device import versions
 
 TASKS = {

@@ -67,7 +67,7 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
 
 
 def test_compress_passes_everything_on(behind: Any, capsys: Any, tmp_path: Path) -> None:
-    compress = behind("sslim.compress", "compress")
+    compress = behind("sslim.story", "compress")
     file = tmp_path / "run.toml"
     file.write_text("seed = 3\n")
     words = (
@@ -93,7 +93,7 @@ def test_compress_passes_everything_on(behind: Any, capsys: Any, tmp_path: Path)
 
 
 def test_compress_has_defaults(behind: Any) -> None:
-    compress = behind("sslim.compress", "compress")
+    compress = behind("sslim.story", "compress")
     assert cli.run(["compress", "t", "a", "o", "--sparsity", "0.75", "--resume"]) == 0
     options = compress.calls[0][1]
     assert (options["recipe"], options["device"]) == ("paper", "auto")
@@ -166,13 +166,13 @@ def test_demo_passes_everything_on(behind: Any) -> None:
 def test_a_mistake_is_one_line_before_any_work(
     words: str, expected: str, behind: Any, capsys: Any
 ) -> None:
-    verbs = [behind("sslim.compress", "compress"), behind("sslim.demo.run", "run_demo")]
+    verbs = [behind("sslim.story", "compress"), behind("sslim.demo.run", "run_demo")]
     assert expected in failure(words.split(), capsys)
     assert not any(verb.calls for verb in verbs)
 
 
 def test_our_errors_become_their_line(behind: Any, capsys: Any) -> None:
-    compress = behind("sslim.compress", "compress")
+    compress = behind("sslim.story", "compress")
     compress.outcome = OutputError("'o' exists", "Give\n--force to replace it")
     line = failure(["compress", "t", "a", "o"], capsys)
     assert line == "error: 'o' exists. Give --force to replace it.\n"
@@ -197,7 +197,7 @@ def full_disk_as_torch_wraps_it() -> Exception:
     ],
 )
 def test_a_full_disk_is_named(error: Exception, behind: Any, capsys: Any) -> None:
-    compress = behind("sslim.compress", "compress")
+    compress = behind("sslim.story", "compress")
     compress.outcome = error
     line = failure(["compress", "t", "a", "o"], capsys)
     assert "the disk is full" in line
@@ -206,14 +206,14 @@ def test_a_full_disk_is_named(error: Exception, behind: Any, capsys: Any) -> Non
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), PermissionError(errno.EACCES, "no")])
 def test_a_defect_keeps_its_traceback(error: Exception, behind: Any) -> None:
-    compress = behind("sslim.compress", "compress")
+    compress = behind("sslim.story", "compress")
     compress.outcome = error
     with pytest.raises(type(error)):
         cli.run(["compress", "t", "a", "o"])
 
 
 def test_an_interrupted_run_exits_with_130(behind: Any, capsys: Any) -> None:
-    compress = behind("sslim.compress", "compress")
+    compress = behind("sslim.story", "compress")
     compress.outcome = KeyboardInterrupt()
     assert "interrupted" in failure(["compress", "t", "a", "o"], capsys, code=130)
 

@@ -17,7 +17,6 @@ from transformers import AutoModel, AutoModelForCTC
 
 import sslim
 from sslim.cli import run as command_line
-from sslim.compress import compress
 from sslim.errors import (
     AudioError,
     BudgetError,
@@ -26,6 +25,7 @@ from sslim.errors import (
     TeacherError,
     TrainingError,
 )
+from sslim.story import compress
 from sslim.train.progress import ProgressBar
 from tests.models import CASES, tiny_teacher
 

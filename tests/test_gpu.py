@@ -13,13 +13,13 @@ import torch
 
 from sslim.backbone.families import build
 from sslim.backbone.units import plan_of, shape_of
-from sslim.compress import compress
 from sslim.demo import teacher_path
 from sslim.distill.task import JointTask
 from sslim.evaluate.fitting import Schedule
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.prune.budget import Budget
+from sslim.story import compress
 from sslim.train.memory import seconds_that_fit
 from sslim.train.processes import Processes
 from sslim.train.step import Step

@@ -20,6 +20,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports only from those before it, and from itself.
 ROOMS = (
     "errors",
+    "files",
+    "identity",
     "target",
     "config",
     "recipes",
@@ -30,13 +32,13 @@ ROOMS = (
     "distill",
     "train",
     "report",
-    "compress",
+    "story",
     "evaluate",
     "deploy",
     "demo",
     "cli",
 )
-PURE = ("errors", "target", "config", "recipes", "plan")
+PURE = ("errors", "files", "identity", "target", "config", "recipes", "plan")
 # What stands before the rooms: it knows them by name and imports them when they are asked for.
 FRONT = {"__init__", "__main__", "auto_classes"}
 MOST_LINES = 600

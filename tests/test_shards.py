@@ -13,8 +13,8 @@ from lhotse import CutSet, Recording
 
 from sslim.audio import Skipped
 from sslim.audio.shards import ShardBatches, Shards, StreamSettings, find_shards, first_clips
-from sslim.compress import compress
 from sslim.errors import AudioError, ConfigError
+from sslim.story import compress
 from tests.models import tiny_teacher
 
 # lhotse leaves the tar files it streams to the garbage collector.

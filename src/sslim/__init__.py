@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sslim.auto_classes import register_when_imported
@@ -31,8 +30,8 @@ from sslim.errors import (
 
 if TYPE_CHECKING:
     from sslim.backbone import load as load
-    from sslim.compress import compress as compress
     from sslim.deploy.export import export as export
+    from sslim.story import compress as compress
 
 __version__ = "0.1.0"
 
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "compress": "sslim.compress",
+    "compress": "sslim.story",
     "export": "sslim.deploy.export",
     "load": "sslim.backbone",
 }
@@ -71,19 +70,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-class _Package(ModuleType):
-    """The package as a module whose public functions are not hidden by modules of the same name.
-
-    Having imported `sslim/compress.py`, Python binds that module to `sslim.compress`, where the
-    function of that name belongs. We refuse that binding, so `sslim.compress` is the function (with
-    its own signature and help) whatever was imported before. The module is reached as ever by
-    `from sslim.compress import ...`, or whole as `sys.modules["sslim.compress"]`.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _LAZY and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 register_when_imported()

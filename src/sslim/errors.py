@@ -17,6 +17,16 @@ and exits with code 2; nothing below the command line catches it.
 from __future__ import annotations
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """What another library says of an error, as one line of at most `most` characters.
+
+    An OSError's own words without number and path; where an error says nothing, the name of its class.
+    """
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    return lines[0][:most].rstrip(".:") if lines else type(error).__name__
+
+
 class SslimError(Exception):
     """Base of all errors that are the input's fault, not the program's.
 

@@ -19,6 +19,7 @@ from sslim.backbone.families import family_of, register
 from sslim.backbone.loading import LoadedModel, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.errors import OutputError
+from sslim.files import swap_folder
 from sslim.plan import SAMPLING_RATE
 
 KEPT_FROM_TEACHER = (
@@ -156,13 +157,3 @@ def save_dense(
             f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
             "free space or choose another folder",
         ) from error
-
-
-def swap_folder(fresh: Path, out: Path) -> None:
-    """Puts a complete folder in the place of `out`; what was there goes last."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -74,7 +74,7 @@ def compress(
         device=device,
     )
 
-    from sslim.compress import compress as run
+    from sslim.story import compress as run
 
     result = run(
         teacher,

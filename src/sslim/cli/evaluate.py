@@ -310,7 +310,7 @@ def _show_fidelity(found: list[tuple[str, Fidelity]]) -> None:
 
 
 def _write(path: Path, data: Any) -> None:
-    from sslim.train.checkpoint import write_json
+    from sslim.files import write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"results": json.loads(json.dumps(data))})

@@ -24,7 +24,6 @@ from rich.table import Table
 
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.units import plan_of, shape_of
-from sslim.compress import CompressionResult, compress
 from sslim.demo import teacher_path
 from sslim.demo.baseline import distil_only
 from sslim.demo.speech import SpeechSet, make_speech
@@ -35,6 +34,7 @@ from sslim.evaluate.probe import LabelledFeatures, ProbeScore, pooled_features, 
 from sslim.plan import MACS_SECONDS
 from sslim.recipes import resolve
 from sslim.report.page import write_report
+from sslim.story import CompressionResult, compress
 
 PARAMS = "25%"
 RESULTS = "results.json"

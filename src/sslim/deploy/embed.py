@@ -18,8 +18,8 @@ from sslim.deploy.extractor import Extractor, open_extractor
 from sslim.deploy.stores import Partial, check_format
 from sslim.deploy.streaming import Chunking, chunking_error, features
 from sslim.errors import AudioError, ConfigError, OutputError
+from sslim.files import write_json
 from sslim.plan import SAMPLING_RATE
-from sslim.train.checkpoint import write_json
 
 COMPARED_SECONDS = 60.0
 """Of the first long recording, on which chunked and whole features are compared."""

@@ -26,7 +26,7 @@ from sslim.evaluate.outcome import Outcome, difference, interval, joined
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
 from sslim.evaluate.tasks import Task, get_task
 from sslim.evaluate.upstream import Upstream, open_upstream
-from sslim.train.checkpoint import write_json
+from sslim.files import write_json
 from sslim.train.device import choose_device, device_name, versions
 
 FOLD_VALID_SHARE = 0.2

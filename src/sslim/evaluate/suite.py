@@ -18,7 +18,7 @@ from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.superb import FBANK, superb_score
 from sslim.evaluate.tasks import TASKS
-from sslim.train.checkpoint import write_json
+from sslim.files import write_json
 
 STATE = "sslim-superb"
 """Folder inside the corpora's, where CSVs and finished tasks are kept."""

@@ -7,7 +7,6 @@ A checkpoint folder holds `state.safetensors` (weights, optimiser moments, rando
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,28 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from sslim.files import fsync_file, fsync_folder, write_json
+
 PREFIX = "update-"
-
-
-def fsync_folder(folder: Path) -> None:
-    """Makes a rename inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as stream:
-        json.dump(data, stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-    fsync_folder(path.parent)
 
 
 def save(
@@ -56,8 +36,7 @@ def save(
     try:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, aside / "state.safetensors")
-        with (aside / "state.safetensors").open("rb") as stream:
-            os.fsync(stream.fileno())
+        fsync_file(aside / "state.safetensors")
         write_json(aside / "state.json", {"update": update, **facts})
         if target.exists():
             shutil.rmtree(target)

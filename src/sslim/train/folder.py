@@ -11,7 +11,7 @@ from typing import Any
 
 from sslim.config import SAFE_TO_CHANGE, difference, from_dict
 from sslim.errors import ConfigError, OutputError
-from sslim.train import checkpoint
+from sslim.files import write_json
 from sslim.train.stage import Session
 
 RUN_FOLDER = "run"
@@ -83,11 +83,9 @@ def write_run(session: Session, facts: Mapping[str, Any], *, resume: bool) -> No
     """
     path = session.folder / "run.json"
     if not resume:
-        checkpoint.write_json(path, facts)
+        write_json(path, facts)
         skipped = getattr(session.audio, "skipped", ())
-        checkpoint.write_json(
-            session.folder / "skipped.json", {"skipped": [asdict(item) for item in skipped]}
-        )
+        write_json(session.folder / "skipped.json", {"skipped": [asdict(item) for item in skipped]})
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     changed = difference(from_dict(before["config"]), session.config)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sslim.train import checkpoint
+from sslim.files import write_json
 
 FILE = "state.json"
 SECONDS_BETWEEN_WRITES = 5.0
@@ -47,7 +47,7 @@ class RunState:
             with contextlib.suppress(
                 OSError
             ):  # a full disk ends the run where it matters, not here
-                checkpoint.write_json(self.folder / FILE, self.facts)
+                write_json(self.folder / FILE, self.facts)
 
     def progress(
         self, stage: str, update: int, seconds_per_update: float, waiting_share: float

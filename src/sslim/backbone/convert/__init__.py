@@ -73,7 +73,8 @@ def convert(
         OutputError: `out` exists (and `force` is not given) or cannot be written.
     """
     from sslim.backbone.families import build, head_of
-    from sslim.backbone.saving import save_dense, save_folder, swap_folder
+    from sslim.backbone.saving import save_dense, save_folder
+    from sslim.files import swap_folder
 
     out = Path(out)
     if out.exists() and not force:

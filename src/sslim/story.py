@@ -48,12 +48,12 @@ from sslim.distill.task import (
     normalise,
 )
 from sslim.errors import AudioError, ConfigError
+from sslim.files import write_json
 from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
 from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
-from sslim.train import checkpoint
 from sslim.train.device import choose_precision, device_name, versions
 from sslim.train.folder import RUN_FOLDER, create_folder, keep_inputs_apart, may_write, write_run
 from sslim.train.processes import Processes, find_processes
@@ -363,7 +363,7 @@ def _save_pruned(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         folder / "state.safetensors",
     )
-    checkpoint.write_json(folder / "decision.json", facts)  # last: its presence says "complete"
+    write_json(folder / "decision.json", facts)  # last: its presence says "complete"
 
 
 def _load_pruned(
