@@ -13,8 +13,9 @@ from transformers import AutoModel
 from sslim.backbone.families import build, register
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.saving import save_folder
-from sslim.backbone.units import KINDS, kept_by_group, plan_from_groups, plan_of, shape_of
+from sslim.backbone.units import plan_of, shape_of
 from sslim.errors import BudgetError
+from sslim.layout import KINDS
 from sslim.plan import PruningPlan
 from sslim.prune.gates import GatedModel, Gates
 from sslim.prune.surgery import cut
@@ -31,17 +32,17 @@ def model_of(family: str, size: str) -> SslimModel:
 def random_values(gates: Gates, seed: int, share: float) -> tuple[torch.Tensor, PruningPlan]:
     """Random soft values with some units closed, and the plan that keeps the open ones."""
     generator = random.Random(seed)
-    now = kept_by_group(gates.plan)
+    now = gates.plan.kept
     values, kept = [], {}
-    for group in gates.groups:
-        mask = [generator.random() < share for _ in range(group.size)]
-        if group.kind == "conv" and not any(mask):
-            mask[generator.randrange(group.size)] = True
+    for axis, size in zip(gates.axes, gates.sizes, strict=True):
+        mask = [generator.random() < share for _ in range(size)]
+        if axis.at_least and not any(mask):
+            mask[generator.randrange(size)] = True
         values += [generator.uniform(0.05, 1.0) if open_ else 0.0 for open_ in mask]
-        kept[group.name] = tuple(
-            unit for unit, open_ in zip(now[group.name], mask, strict=True) if open_
+        kept[axis.name] = tuple(
+            unit for unit, open_ in zip(now[axis.name], mask, strict=True) if open_
         )
-    return torch.tensor(values), plan_from_groups(gates.plan, kept)
+    return torch.tensor(values), gates.plan.replaced(kept, gates.layout.shape)
 
 
 def largest(left: list[torch.Tensor], right: list[torch.Tensor]) -> float:
@@ -112,7 +113,7 @@ def test_a_shifted_plan_is_not_exact() -> None:
     gated = gated_model(values, waveforms)
     units = plan.layers[0].ffn or ()
     shifted = tuple(sorted({(unit + 1) % gates.sizes[0] for unit in units}))
-    wrong = plan_from_groups(plan_of(model), {**kept_by_group(plan), "ffn.0": shifted})
+    wrong = plan.replaced({"ffn.0": shifted}, shape_of(model))
     small = cut(model, wrong, gated_model.folded_state(values)).eval()
     assert largest(gated, small.distillation_features(waveforms)) > 1e-3
 
@@ -143,7 +144,7 @@ def test_a_cut_cannot_bring_units_back() -> None:
 def test_wavlm_keeps_its_position_bias_when_the_first_attention_block_goes() -> None:
     model = model_of("wavlm", "base")
     base = plan_of(model)
-    small = cut(model, plan_from_groups(base, {"attention_block.0": ()})).eval()
+    small = cut(model, base.replaced({"attention_block.0": ()}, shape_of(model))).eval()
     assert small.encoder.layers[0].attention is None
     table = model.encoder.rel_attn_embed
     assert small.encoder.rel_attn_embed is not None

@@ -16,7 +16,6 @@ from sslim.backbone.exported import ExportedModel
 from sslim.backbone.families import build
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.saving import save_folder
-from sslim.backbone.units import KINDS
 from sslim.cli import run
 from sslim.deploy.arithmetic import Float32, Int8
 from sslim.deploy.calibration import input_ranges
@@ -26,6 +25,7 @@ from sslim.deploy.signals import speech_like
 from sslim.deploy.verify import answers
 from sslim.errors import AudioError, ExportError, OutputError, TeacherError
 from sslim.evaluate.upstream import open_upstream
+from sslim.layout import KINDS
 from sslim.prune.gates import Gates
 from sslim.prune.surgery import cut
 from tests.conftest import REPOSITORY

@@ -12,7 +12,8 @@ from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavL
 
 from sslim.backbone.families import family_of, our_config
 from sslim.errors import BudgetError
-from sslim.plan import LayerPlan, ModelShape, PruningPlan, count_macs
+from sslim.layout import ModelShape, layout_of
+from sslim.plan import LayerPlan, PruningPlan
 from tests.models import CASES, tiny_config
 
 LARGE: dict[str, Any] = {
@@ -53,7 +54,7 @@ def kept(size: int, at_least: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def plans(draw: st.DrawFn, shape: ModelShape) -> PruningPlan:
-    return PruningPlan(
+    return PruningPlan.of(
         conv=tuple(draw(kept(size, 1)) for size in shape.conv_channels),
         layers=tuple(
             LayerPlan(
@@ -105,7 +106,7 @@ def test_published_shapes_are_counted_exactly(name: str) -> None:
 def test_macs_of_hubert_base_are_where_the_field_sees_them() -> None:
     """Ten seconds: a third in the front-end, most of the rest in attention and FFN."""
     shape = ModelShape.from_config(HubertConfig())
-    parts = count_macs(shape, PruningPlan.dense(shape).widths(), seconds=10.0)
+    parts = layout_of(shape).macs(10.0).by_part(PruningPlan.dense(shape).widths)
     total = sum(parts.values())
     shares = {name: part / total for name, part in parts.items()}
     assert shares["front_end"] == pytest.approx(0.33, abs=0.01)
@@ -118,11 +119,11 @@ def test_macs_of_hubert_base_are_where_the_field_sees_them() -> None:
     ("change", "message"),
     [
         (lambda plan: {**plan, "conv": plan["conv"][:-1]}, "6 convolutions"),
-        (lambda plan: {**plan, "conv": [[], *plan["conv"][1:]]}, "without any channel"),
+        (lambda plan: {**plan, "conv": [[], *plan["conv"][1:]]}, "keeps 0 units of conv.0"),
         (lambda plan: {**plan, "conv": [[1, 0], *plan["conv"][1:]]}, "ascending"),
         (
             lambda plan: {**plan, "layers": [{"heads": [99], "ffn": []}, *plan["layers"][1:]]},
-            "heads of layer 0",
+            "head.0",
         ),
     ],
 )

@@ -25,6 +25,7 @@ ROOMS = (
     "target",
     "config",
     "recipes",
+    "layout",
     "plan",
     "audio",
     "backbone",
@@ -38,7 +39,7 @@ ROOMS = (
     "demo",
     "cli",
 )
-PURE = ("errors", "files", "identity", "target", "config", "recipes", "plan")
+PURE = ("errors", "files", "identity", "target", "config", "recipes", "layout", "plan")
 # What stands before the rooms: it knows them by name and imports them when they are asked for.
 FRONT = {"__init__", "__main__", "auto_classes"}
 MOST_LINES = 600

@@ -28,8 +28,9 @@ from sslim.backbone.families import build
 from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.distill.task import JointTask
-from sslim.plan import ModelShape, PruningPlan, Widths
-from sslim.prune.budget import Budget, decide
+from sslim.layout import Axis, Layout, ModelShape, Widths, layout_of
+from sslim.plan import PruningPlan
+from sslim.prune.budget import Budget, Decision, decide, open_units, plan_with
 from sslim.prune.gates import GatedModel, Gates, open_probability, stretch
 from sslim.prune.surgery import cut
 
@@ -90,14 +91,14 @@ class Recording:
     def gates(self, model: SslimModel, setting: str) -> Gates:
         """Gates carrying the recorded log_alpha."""
         gates = Gates(model, SETTINGS[setting])
-        parts = [self.tensors[f"{setting}.log_alpha.{reference(group)}"] for group in gates.groups]
+        parts = [self.tensors[f"{setting}.log_alpha.{reference(axis)}"] for axis in gates.axes]
         with torch.no_grad():
             gates.log_alpha.copy_(torch.cat(parts))
         return gates
 
 
-def reference(group: Any) -> str:
-    return REFERENCE_NAMES[group.kind].format(group.layer)
+def reference(axis: Axis) -> str:
+    return REFERENCE_NAMES[axis.kind].format(axis.layer)
 
 
 @pytest.fixture(params=FIXTURES)
@@ -146,6 +147,14 @@ def test_dense_hidden_states(recording: Recording, corrupted: bool) -> None:
 # --- gates ---------------------------------------------------------------------------------------
 
 
+def own_decision(gates: Gates) -> Decision:
+    """What the gates decide by themselves, as the reference does: under a budget that it meets exactly."""
+    count = plan_with(gates, open_units(gates)).parameters(gates.layout.shape)
+    decision = decide(gates, Budget("parameters", count, count + 1))
+    assert decision.shift == 0.0
+    return decision
+
+
 @pytest.mark.parametrize("corrupted", [False, True])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_decision_and_open_gates(recording: Recording, setting: str, corrupted: bool) -> None:
@@ -153,14 +162,14 @@ def test_decision_and_open_gates(recording: Recording, setting: str, corrupted: 
     if corrupted:
         with torch.no_grad():
             gates.log_alpha += 0.3
-    values = gates.split(decide(gates, None).values)
+    values = gates.split(own_decision(gates).values)
     opened = gates.split(open_probability(gates.log_alpha.detach()))
     mask_off, count_off = [], []
-    for group in gates.groups:
-        mask = recording.tensors[f"{setting}.mask.{reference(group)}"]
-        count = recording.tensors[f"{setting}.l0.{reference(group)}"]
-        mask_off.append(float((values[group.name] - mask).abs().max()))
-        count_off.append(float((opened[group.name].sum() - count).abs()) / group.size)
+    for axis in gates.axes:
+        mask = recording.tensors[f"{setting}.mask.{reference(axis)}"]
+        count = recording.tensors[f"{setting}.l0.{reference(axis)}"]
+        mask_off.append(float((values[axis.name] - mask).abs().max()))
+        count_off.append(float((opened[axis.name].sum() - count).abs()) / axis.size)
     if corrupted:
         assert max(mask_off) > 1e-3
         assert max(count_off) > 1e-3
@@ -200,11 +209,11 @@ def test_expected_size(recording: Recording, setting: str, corrupted: bool) -> N
     assert dense.parameters(shape) == recording.meta["dense_params"]
 
     class ReferenceBudget(Budget):
-        def expected(self, shape: ModelShape, widths: Widths) -> torch.Tensor:
-            return super().expected(shape, widths) - recorded_offset(model, widths)
+        def expected(self, layout: Layout, widths: Widths) -> torch.Tensor:
+            return super().expected(layout, widths) - recorded_offset(model, widths)
 
     budget = ReferenceBudget("parameters", 1, dense.parameters(shape))
-    got = float(budget.expected(shape, gates.expected_widths()))
+    got = float(budget.expected(layout_of(shape), gates.expected_widths()))
     off = abs(got - recording.meta[f"{setting}.expected_params"])
     assert off > 10 if corrupted else off < 0.1
 
@@ -216,8 +225,8 @@ def recorded_offset(model: SslimModel, widths: Widths) -> torch.Tensor | float:
     head = model.config.hidden_size // model.config.num_attention_heads
     table = model.config.num_buckets * model.config.num_attention_heads
     per_layer = [
-        (heads + 8 * head + 8) * block
-        for heads, block in zip(widths.heads, widths.attention_block, strict=True)
+        (widths[f"head.{index}"] + 8 * head + 8) * widths[f"attention_block.{index}"]
+        for index in range(model.config.num_hidden_layers)
     ]
     return table + sum(per_layer)
 
@@ -239,7 +248,7 @@ def test_masked_and_pruned_hidden_states(
     gates = recording.gates(model, setting)
     if corrupted:
         corrupt(model)
-    decision = decide(gates, None)
+    decision = own_decision(gates)
     gated = GatedModel(model, gates).eval()
     masked = gated(decision.values, recording.waveforms())
     small = cut(model, decision.plan, gated.folded_state(decision.values)).eval()
@@ -300,15 +309,17 @@ def test_converted_pruned_checkpoint(recording: Recording, tmp_path: Path, corru
 
 
 @pytest.mark.parametrize("corrupted", [False, True])
-def test_ten_training_steps(recording: Recording, corrupted: bool) -> None:
+def test_ten_training_steps(
+    recording: Recording, corrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = recording.meta["train"]
     student = recording.model()
     shape = reference_shape(student)
     dense = PruningPlan.dense(shape).parameters(shape)
 
     class ReferenceBudget(Budget):
-        def expected(self, _: ModelShape, widths: Widths) -> torch.Tensor:
-            counted = super().expected(shape, widths)
+        def expected(self, _: Layout, widths: Widths) -> torch.Tensor:
+            counted = super().expected(layout_of(shape), widths)
             return counted - recorded_offset(student, widths)
 
         @property
@@ -327,11 +338,15 @@ def test_ten_training_steps(recording: Recording, corrupted: bool) -> None:
         learning_rate=plan["lr"],
         normalise_waveform=False,
     )
-    groups = task.gates.groups
+    axes = task.gates.axes
 
     def recorded(prefix: str) -> torch.Tensor:
-        return torch.cat([recording.tensors[f"{prefix}.{reference(group)}"] for group in groups])
+        return torch.cat([recording.tensors[f"{prefix}.{reference(axis)}"] for axis in axes])
 
+    def noise(seed: int, update: int) -> torch.Tensor:
+        return recorded(f"train.u.{update}")
+
+    monkeypatch.setattr(task.gates, "noise", noise, raising=False)
     with torch.no_grad():
         task.gates.log_alpha.copy_(recorded("train.log_alpha0"))
     if corrupted:
@@ -344,7 +359,6 @@ def test_ten_training_steps(recording: Recording, corrupted: bool) -> None:
     off: dict[str, list[float]] = {"distill": [], "l1": [], "cos": [], "sparsity": [], "lambda": []}
     for step, expected in enumerate(plan["steps"]):
         task.begin_update(step)
-        task.set_noise(recorded(f"train.u.{step}"))
         optimiser.zero_grad()
         assert task.target == pytest.approx(expected["sparsity_target"])
         first, second = task.multipliers.tolist()

@@ -25,8 +25,8 @@ from sslim.backbone.families import HEADS, build
 from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.saving import save_folder, under_head
-from sslim.backbone.units import KINDS
 from sslim.errors import OutputError, TeacherError
+from sslim.layout import KINDS
 from sslim.prune.gates import Gates
 from sslim.prune.surgery import cut
 from tests.models import CASES, tiny_config, tiny_teacher

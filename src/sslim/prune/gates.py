@@ -18,8 +18,8 @@ from torch import nn
 from torch.func import functional_call
 
 from sslim.backbone.modeling_sslim import SslimModel
-from sslim.backbone.units import UnitGroup, plan_of, shape_of, unit_groups
-from sslim.plan import Widths
+from sslim.backbone.units import plan_of, table_of
+from sslim.layout import Axis, Widths
 from sslim.prune.surgery import positions_in
 
 BETA = 2.0 / 3.0
@@ -28,13 +28,6 @@ NOISE_EDGE = 1e-6
 SOFT_FACTOR = 0.8
 """The reference's estimate of a gate's value in evaluation: sigmoid(0.8 * log_alpha / beta)."""
 OPEN_SHIFT = -BETA * math.log(-LOWER / UPPER)
-INITIAL_DROP_RATE = {
-    "conv": 0.01,
-    "head": 0.01,
-    "ffn": 0.5,
-    "attention_block": 0.01,
-    "ffn_block": 0.01,
-}
 
 
 def stretch(log_alpha: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -53,9 +46,20 @@ def soft_value(log_alpha: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(SOFT_FACTOR * log_alpha / BETA)
 
 
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device; from pinned memory, so that the copy waits for nothing."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class KeptLayerNorm(nn.LayerNorm):
-    """A LayerNorm with statistics over the kept channels only; the others come out as garbage that
-    closed gates multiply by zero."""
+    """A LayerNorm with statistics over the kept channels only, as the smaller model's will be.
+
+    Closed channels come out with some value or other; their gates multiply it by zero. The statistics are
+    float32 at least, under autocast as well: torch's own LayerNorm, which the smaller model uses, sees to
+    that, and a gated model that did not would be another model than the one that is cut from it.
+    """
 
     kept: torch.Tensor
 
@@ -66,41 +70,59 @@ class KeptLayerNorm(nn.LayerNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        share = (self.kept / self.kept.sum().clamp(min=1.0)).to(x.dtype)
-        mean = (x @ share)[..., None]
-        centred = x - mean
-        variance = (centred.square() @ share)[..., None]
-        normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-        return normed.to(input.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # it would make the products bfloat16
+            share = (self.kept / self.kept.sum().clamp(min=1.0)).to(x.dtype)
+            centred = x - (x @ share)[..., None]
+            variance = (centred.square() @ share)[..., None]
+            normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normed if _lifts_norms(input.device.type) else normed.to(input.dtype)
+
+
+def _lifts_norms(device_type: str) -> bool:
+    """Whether torch's own LayerNorm would return float32: under autocast, except on a CPU."""
+    return device_type != "cpu" and torch.is_autocast_enabled(device_type)
 
 
 class Gates(nn.Module):
-    """All gates of a model: one vector `log_alpha`, cut into one stretch per unit group."""
-
-    origin: torch.Tensor
+    """All gates of a model: one vector `log_alpha`, cut into one stretch per axis that has gates."""
 
     def __init__(self, model: SslimModel, kinds: Iterable[str], *, seed: int = 0) -> None:
         super().__init__()
-        self.groups: list[UnitGroup] = unit_groups(model, kinds)
-        self.sizes = [group.size for group in self.groups]
-        self.shape = shape_of(model)
+        self.layout = table_of(model)
         self.plan = plan_of(model)
         """What the gated model keeps before any gate closes."""
+        wanted, widths = set(kinds), self.plan.widths
+        self.axes: list[Axis] = [
+            axis for axis in self.layout.axes if axis.kind in wanted and widths[axis.name]
+        ]
+        """The axes that have gates: those of the given kinds that still have units, front to back."""
+        self.sizes = [widths[axis.name] for axis in self.axes]
+        """Gates on each of them."""
         self.total = sum(self.sizes)
         """Units when the gates were made; noise is drawn for all of them, whatever is left."""
         generator = torch.Generator().manual_seed(seed)
         starts = []
-        for group in self.groups:
-            rate = INITIAL_DROP_RATE[group.kind]
-            mean = math.log((1.0 - rate) / rate)
-            starts.append(mean + 0.01 * torch.randn(group.size, generator=generator))
+        for axis, size in zip(self.axes, self.sizes, strict=True):
+            mean = math.log(axis.open_at_start / (1.0 - axis.open_at_start))
+            starts.append(mean + 0.01 * torch.randn(size, generator=generator))
         self.log_alpha = nn.Parameter(torch.cat(starts) if starts else torch.zeros(0))
-        self.register_buffer("origin", torch.arange(self.total), persistent=False)
+        self.origin = torch.arange(self.total)
+        """Place of each unit left among all those for which noise is drawn; no buffer, because it stays on
+        the host, where the noise is made."""
+        names = {name for name, _ in model.named_parameters()}
+        self._folds = [
+            [
+                (weight, weight.along(axis.name))
+                for weight in self.layout.folded(axis.name)
+                if weight.name in names
+            ]
+            for axis in self.axes
+        ]
 
     def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A vector over all units, as group name -> its part."""
+        """A vector over all units, as axis -> its part."""
         parts = vector.split(self.sizes)
-        return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
+        return {axis.name: part for axis, part in zip(self.axes, parts, strict=True)}
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
         """Stochastic gate values (all units,) for uniform noise (all units,)."""
@@ -109,8 +131,9 @@ class Gates(nn.Module):
     def noise(self, seed: int, update: int) -> torch.Tensor:
         """Uniform noise that depends on (seed, update) alone, so that every process draws the same."""
         generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
-        uniform = torch.rand(self.total, generator=generator)[self.origin.cpu()]
-        return (uniform * (1.0 - 2.0 * NOISE_EDGE) + NOISE_EDGE).to(self.log_alpha.device)
+        uniform = torch.rand(self.total, generator=generator)[self.origin]
+        uniform = uniform * (1.0 - 2.0 * NOISE_EDGE) + NOISE_EDGE
+        return _sent(uniform, self.log_alpha.device)
 
     def shrunk(self, smaller: SslimModel) -> tuple[Gates, torch.Tensor]:
         """Gates of a model cut from this one's, with the same values and the same noise per unit.
@@ -120,64 +143,50 @@ class Gates(nn.Module):
         """
         plan = plan_of(smaller)
         positions = positions_in(self.plan, plan)
-        kinds = {group.kind for group in self.groups}
-        left = Gates(smaller, kinds)
+        left = Gates(smaller, {axis.kind for axis in self.axes})
         offset, starts = 0, {}
-        for group in self.groups:
-            starts[group.name] = offset
-            offset += group.size
+        for axis, size in zip(self.axes, self.sizes, strict=True):
+            starts[axis.name] = offset
+            offset += size
         parts = [
-            torch.tensor(positions[group.name], dtype=torch.long) + starts[group.name]
-            for group in left.groups
+            torch.tensor(positions[axis.name], dtype=torch.long) + starts[axis.name]
+            for axis in left.axes
         ]
-        index = torch.cat(parts).to(self.log_alpha.device)
-        left.log_alpha = nn.Parameter(self.log_alpha.detach()[index].clone())
+        index = torch.cat(parts)
         left.origin = self.origin[index]
+        index = index.to(self.log_alpha.device)
+        left.log_alpha = nn.Parameter(self.log_alpha.detach()[index].clone())
         left.total = self.total
         return left, index
 
     def expected_widths(self) -> Widths:
-        """Expected number of open units everywhere, differentiable in `log_alpha`."""
+        """Expected number of open units of every axis, differentiable in `log_alpha`."""
         opened = self.split(open_probability(self.log_alpha))
-        return self.widths({name: part.sum() for name, part in opened.items()})
-
-    def widths(self, open_units: Mapping[str, torch.Tensor | int]) -> Widths:
-        """Widths of the whole model, given the open units of each gated group."""
-        now = self.plan.widths()
-
-        def pick(kind: str, fixed: Iterable[int]) -> list[torch.Tensor | int]:
-            return [open_units.get(f"{kind}.{index}", size) for index, size in enumerate(fixed)]
-
-        return Widths(
-            conv=pick("conv", now.conv),
-            heads=pick("head", now.heads),
-            ffn=pick("ffn", now.ffn),
-            attention_block=pick("attention_block", now.attention_block),
-            ffn_block=pick("ffn_block", now.ffn_block),
-        )
+        return self.plan.widths | {name: part.sum() for name, part in opened.items()}
 
     def fold(
         self, weights: Mapping[str, torch.Tensor], values: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Consumer weights times gate values (all units,); only the weights that change."""
+        """Weights that gates scale, times gate values (all units,); only the weights that change."""
         folded: dict[str, torch.Tensor] = {}
-        for group, gate in zip(self.groups, values.split(self.sizes), strict=True):
-            for part in group.consumers:
-                weight = folded.get(part.weight, weights[part.weight])
-                if part.dim is None:
-                    folded[part.weight] = weight * gate
+        for folds, gate in zip(self._folds, values.split(self.sizes), strict=True):
+            for weight, dim in folds:
+                tensor = folded.get(weight.name, weights[weight.name])
+                if dim is None:
+                    folded[weight.name] = tensor * gate
                     continue
-                scale = gate.repeat_interleave(part.span) if part.span > 1 else gate
-                view = [1] * weight.dim()
-                view[part.dim] = -1
-                folded[part.weight] = weight * scale.view(view)
+                span = weight.dims[dim].span
+                scale = gate.repeat_interleave(span) if span > 1 else gate
+                view = [1] * tensor.dim()
+                view[dim] = -1
+                folded[weight.name] = tensor * scale.view(view)
         return folded
 
     def kept_masks(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """For each LayerNorm that reads gated channels: buffer name -> 1 where the gate is open."""
         masks: dict[str, torch.Tensor] = {}
-        for group, gate in zip(self.groups, values.split(self.sizes), strict=True):
-            for norm in group.norms:
+        for axis, gate in zip(self.axes, values.split(self.sizes), strict=True):
+            for norm in self.layout.norms(axis.name):
                 masks[f"{norm}.kept"] = (gate.detach() > 0).to(gate.dtype)
         return masks
 
@@ -192,8 +201,8 @@ class GatedModel(nn.Module):
         super().__init__()
         self.model = model
         self.gates = gates
-        for group in gates.groups:
-            for name in group.norms:
+        for axis in gates.axes:
+            for name in gates.layout.norms(axis.name):
                 parent, _, leaf = name.rpartition(".")
                 norm = model.get_submodule(name)
                 if isinstance(norm, nn.LayerNorm) and not isinstance(norm, KeptLayerNorm):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from sslim.backbone.modeling_sslim import SslimModel
-from sslim.backbone.units import kept_by_group, plan_of, shape_of, unit_groups
+from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.errors import BudgetError
 from sslim.plan import PruningPlan
 
@@ -24,31 +24,29 @@ def _rows(positions: torch.Tensor, span: int) -> torch.Tensor:
 
 
 def positions_in(now: PruningPlan, plan: PruningPlan) -> dict[str, list[int]]:
-    """Group name -> positions, within the units kept by `now`, of those that `plan` keeps."""
-    after = kept_by_group(plan)
+    """Axis -> positions, within the units kept by `now`, of those that `plan` keeps."""
     found: dict[str, list[int]] = {}
-    for name, kept in kept_by_group(now).items():
+    for name, kept in now.kept.items():
         where = {index: position for position, index in enumerate(kept)}
-        found[name] = [where[index] for index in after[name]]
+        found[name] = [where[index] for index in plan.kept[name]]
     return found
 
 
 def slice_state(
     model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Weights of the smaller model, cut out of `state` (same names and shapes as `model`'s)."""
-    positions = positions_in(plan_of(model), plan)
-    indices: dict[tuple[str, int], torch.Tensor] = {}
-    for group in unit_groups(model):
-        for part in (*group.producers, *group.consumers):
-            if part.dim is not None:
-                index = torch.tensor(positions[group.name], dtype=torch.long)
-                indices[part.weight, part.dim] = _rows(index, part.span)
+    """Weights of the smaller model, cut out of `state` (same names and shapes as `model`'s).
+
+    `state` may be partial: moments of the weights that have been trained.
+    """
     sliced = dict(state)
-    for (weight, dim), index in indices.items():
-        if weight not in sliced:
-            continue  # a partial state: moments of the weights that have been trained
-        sliced[weight] = sliced[weight].index_select(dim, index.to(sliced[weight].device))
+    layout = table_of(model)
+    for name, positions in positions_in(plan_of(model), plan).items():
+        index = torch.tensor(positions, dtype=torch.long)
+        for weight, dim, span in layout.along(name):
+            if weight in sliced:
+                rows = _rows(index, span).to(sliced[weight].device)
+                sliced[weight] = sliced[weight].index_select(dim, rows)
     return sliced
 
 

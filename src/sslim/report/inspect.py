@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sslim.errors import OutputError
-from sslim.plan import MACS_SECONDS, ModelShape, PruningPlan, count_macs, count_parameters
+from sslim.layout import ModelShape, layout_of
+from sslim.plan import MACS_SECONDS, PruningPlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +33,10 @@ class Inspection:
 
     def parts(self) -> dict[str, dict[str, int]]:
         """Part of the model -> parameters and MACs per second of audio, now and dense."""
-        now, dense = self.plan.widths(), PruningPlan.dense(self.shape).widths()
-        parameters = (count_parameters(self.shape, now), count_parameters(self.shape, dense))
-        macs = (count_macs(self.shape, now), count_macs(self.shape, dense))
+        layout = layout_of(self.shape)
+        now, dense = self.plan.widths, PruningPlan.dense(self.shape).widths
+        parameters = [layout.parameters.by_part(widths) for widths in (now, dense)]
+        macs = [layout.macs(MACS_SECONDS).by_part(widths) for widths in (now, dense)]
         return {
             part: {
                 "parameters": int(parameters[0][part]),

@@ -1,0 +1,105 @@
+"""The table is the model: names, shapes and counts of every weight, for every family, size and random plan."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sslim.backbone.families import family_of, our_config
+from sslim.layout import Layout, ModelShape, layout_of
+from sslim.plan import PruningPlan
+from tests.models import CASES, tiny_config
+from tests.test_plan import plans
+
+
+def shapes(layout: Layout, widths: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight that the table says there is."""
+    found = {}
+    for weight in layout.weights:
+        there = not weight.present or any(
+            all(widths[axis] for axis in way) for way in weight.present
+        )
+        shape = tuple(dim.span * (widths[dim.axis] if dim.axis else 1) for dim in weight.dims)
+        if there and all(shape):
+            found[weight.name] = shape
+    return found
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+@given(data=st.data())
+def test_the_table_names_every_weight_of_the_model_built_from_a_plan(
+    family: str, size: str, data: st.DataObject
+) -> None:
+    config = tiny_config(family, size)
+    shape = ModelShape.from_config(config)
+    plan = data.draw(plans(shape))
+    with torch.device("meta"):
+        model = family_of(config).model_class()(our_config(config, plan.to_dict()))
+    built = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    layout = layout_of(shape)
+    assert shapes(layout, plan.widths) == built
+    total = sum(weight.numel() for weight in model.parameters())
+    assert layout.parameters.total(plan.widths) == total
+    assert sum(layout.parameters.by_part(plan.widths).values()) == total
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_macs_are_products_times_frames(family: str, size: str) -> None:
+    """Counted by hooks on a forward pass, attention's two products by hand."""
+    config = tiny_config(family, size)
+    model = family_of(config).model_class()(our_config(config)).eval()
+    shape = ModelShape.from_config(config)
+    counted = 0
+
+    def count(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        weight = module.weight
+        frames = output.numel() // weight.shape[0]
+        counted += weight.numel() * frames
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv1d | torch.nn.Linear):
+            # WavLM's position gates are no products that grow with the model: eight outputs per head.
+            if module.weight.shape[0] == 8 and family == "wavlm":
+                continue
+            module.register_forward_hook(count)
+    seconds = 0.5
+    with torch.no_grad():
+        model.distillation_features(torch.randn(1, 8000))
+    frames = shape.frames(8000)[-1]
+    counted += shape.layers * 2 * shape.hidden_size * frames**2
+    # Even positional kernels give one frame more than is kept.
+    extra = 0
+    if shape.position_kernel % 2 == 0:
+        per_frame = shape.hidden_size * (shape.hidden_size // shape.position_groups)
+        extra = max(1, shape.position_depth) * per_frame * shape.position_kernel
+    assert layout_of(shape).macs(seconds).total(PruningPlan.dense(shape).widths) == counted - extra
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_an_expectation_between_plans_is_between_their_counts(family: str, size: str) -> None:
+    """Widths may be any numbers: integers and torch scalars give the same, halves lie in between."""
+    shape = ModelShape.from_config(tiny_config(family, size))
+    layout = layout_of(shape)
+    whole = PruningPlan.dense(shape).widths
+    least = PruningPlan.dense(shape).floor(shape, ("conv", "head", "ffn")).widths
+    for cost in (layout.parameters, layout.macs(1.0)):
+        as_tensors = {name: torch.tensor(float(width)) for name, width in whole.items()}
+        assert float(cost.total(as_tensors)) == pytest.approx(cost.total(whole), rel=1e-6)
+        middle = {name: torch.tensor((whole[name] + least[name]) / 2.0) for name in whole}
+        assert cost.total(least) < float(cost.total(middle)) < cost.total(whole)
+
+
+def test_counts_are_exact_far_beyond_floats() -> None:
+    shape = ModelShape.from_config(tiny_config("hubert", "base"))
+    cost = layout_of(shape).parameters
+    widths = {name: 10**12 for name in PruningPlan.dense(shape).widths}
+    exact = cost.total(widths)
+    assert isinstance(exact, int)
+    assert exact == sum(
+        Fraction(term.coefficient) * Fraction(10**12) ** len(term.axes) for term in cost.terms
+    )
