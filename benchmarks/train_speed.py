@@ -36,11 +36,12 @@ from transformers import HubertConfig
 
 from sslim.backbone.families import our_config
 from sslim.backbone.modeling_sslim import SslimModel
-from sslim.backbone.units import plan_of, shape_of
+from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.distill.cache import TargetCache
 from sslim.distill.task import DistillationTask, JointTask, default_layers
-from sslim.plan import MACS_SECONDS, SAMPLING_RATE, ModelShape, PruningPlan
-from sslim.prune.budget import Budget, decide
+from sslim.layout import ModelShape
+from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
+from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
 from sslim.train.device import choose_precision, device_name, versions
 from sslim.train.processes import Processes
@@ -84,12 +85,10 @@ def dense_model(config: HubertConfig) -> SslimModel:
 def settled_plan(dense: SslimModel) -> PruningPlan:
     """A plan of 25% as gates make it that have learned something: spread around where they start."""
     torch.manual_seed(0)
-    count = plan_of(dense).parameters(shape_of(dense))
-    budget = Budget("parameters", math.floor(BUDGET * count), count)
     task = joint_task(dense, dense)
     with torch.no_grad():
         task.gates.log_alpha += 2.0 * torch.randn_like(task.gates.log_alpha)
-    return decide(task.gates, budget).plan
+    return task.decide().plan
 
 
 def joint_task(
@@ -99,7 +98,9 @@ def joint_task(
     return JointTask(
         teacher,
         student,
-        budget=Budget("parameters", math.floor(BUDGET * count), count),
+        budget=Budget.of(
+            {"parameters": math.floor(BUDGET * count)}, plan_of(teacher), table_of(teacher)
+        ),
         kinds=UNITS,
         gate_learning_rate=0.02,
         sparsity_warmup=SPARSITY_WARMUP,

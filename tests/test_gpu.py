@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from sslim.backbone.families import build
-from sslim.backbone.units import plan_of, shape_of
+from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.demo import teacher_path
 from sslim.distill.task import JointTask
 from sslim.evaluate.fitting import Schedule
@@ -40,7 +40,7 @@ def joint_task(family: str = "hubert", size: str = "base") -> JointTask:
     return JointTask(
         model,
         copy.deepcopy(model),
-        budget=Budget("parameters", count // 2, count),
+        budget=Budget.of({"parameters": count // 2}, plan_of(model), table_of(model)),
         kinds=("conv", "head", "ffn"),
         gate_learning_rate=0.02,
         sparsity_warmup=2,

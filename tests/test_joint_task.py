@@ -11,12 +11,14 @@ import torch
 
 from sslim.backbone.families import build
 from sslim.backbone.modeling_sslim import SslimModel
-from sslim.backbone.units import shape_of
+from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import UNITS
+from sslim.cost import Widths
 from sslim.distill.task import JointTask, check_layers, default_layers
 from sslim.errors import BudgetError, ConfigError
 from sslim.plan import PruningPlan
-from sslim.prune.budget import Budget, closed_for_good, decide, plan_with
+from sslim.prune.budget import Budget, Limit
+from sslim.prune.decision import closed_for_good, decide, plan_with
 from sslim.prune.gates import Gates, open_probability
 from tests.models import CASES, tiny_teacher
 
@@ -31,7 +33,11 @@ def teacher(family: str = "hubert", size: str = "base", **changes: Any) -> Sslim
 def budget_of(model: SslimModel, share: float, quantity: str = "parameters") -> Budget:
     shape = shape_of(model)
     dense = PruningPlan.dense(shape).count(shape, quantity)
-    return Budget(quantity, int(share * dense), dense)
+    return one_limit(quantity, int(share * dense), model)
+
+
+def one_limit(quantity: str, limit: int, model: SslimModel) -> Budget:
+    return Budget.of({quantity: limit}, plan_of(model), table_of(model))
 
 
 def joint_task(model: SslimModel, kinds: tuple[str, ...] = KINDS, **changes: Any) -> JointTask:
@@ -165,13 +171,12 @@ def test_shrinking_after_an_overshoot_leaves_room_for_the_budget(quantity: str) 
         task.gates.log_alpha[::9] = 8.0
     optimiser = torch.optim.AdamW(task.parameter_groups())
     task.begin_update(0)
-    smallest = without_closed(task, budget=Budget(quantity, 1, budget.dense))
-    assert smallest.count(task.gates.layout.shape, quantity) < 0.8 * budget.limit
+    smallest = without_closed(task, budget=one_limit(quantity, 1, model))
+    assert smallest.count(task.gates.layout.shape, quantity) < 0.8 * budget.limits[0].limit
     task.shrink(without_closed(task), optimiser)
     left = task.gates.plan.count(task.gates.layout.shape, quantity)
-    assert left >= budget.limit
-    count = task.decide().plan.count(task.gates.layout.shape, quantity)
-    assert 0.99 * budget.limit <= count <= budget.limit
+    assert left >= budget.limits[0].limit
+    assert 0.0 <= budget.unused(task.decide().plan) <= 0.01
 
 
 def test_kept_sizes_are_rounded_up() -> None:
@@ -201,8 +206,7 @@ def test_the_decision_always_meets_the_budget(
             generator = torch.Generator().manual_seed(seed)
             gates.log_alpha += seed * torch.randn(gates.log_alpha.shape, generator=generator)
         decision = decide(gates, budget)
-        count = decision.plan.count(gates.layout.shape, quantity)
-        assert 0.99 * budget.limit <= count <= budget.limit
+        assert 0.0 <= budget.unused(decision.plan) <= 0.01
         assert int((decision.values > 0).sum()) == sum(
             len(kept) for kept in decision.plan.conv
         ) + sum(len(layer.heads or ()) + len(layer.ffn or ()) for layer in decision.plan.layers)
@@ -223,7 +227,8 @@ def test_where_more_than_a_hundredth_stays_unused_no_unit_fits(
     for seed, quantity in itertools.product((0, 3), ("parameters", "macs")):
         floor = PruningPlan.dense(shape).floor(shape, kinds).count(shape, quantity)
         whole = dense.count(shape, quantity)
-        budget = Budget(quantity, floor + (whole - floor) * (seed + 1) // 6, whole)
+        limit = floor + (whole - floor) * (seed + 1) // 6
+        budget = one_limit(quantity, limit, model)
         gates = Gates(model, kinds, seed=seed)
         with torch.no_grad():
             gates.log_alpha += 2.0 * torch.randn(
@@ -231,8 +236,8 @@ def test_where_more_than_a_hundredth_stays_unused_no_unit_fits(
             )
         decision = decide(gates, budget)
         count = decision.plan.count(shape, quantity)
-        assert count <= budget.limit
-        if count >= 0.99 * budget.limit:
+        assert count <= limit
+        if count >= 0.99 * limit:
             continue
         coarse = "attention_block" in kinds or "ffn_block" in kinds or kinds == ("head",)
         assert coarse, "channels and FFN units fill the room"
@@ -244,7 +249,7 @@ def test_where_more_than_a_hundredth_stays_unused_no_unit_fits(
         for axis in gates.axes:
             for unit in set(range(axis.size)) - set(opened[axis.name]):
                 more = {**opened, axis.name: sorted([*opened[axis.name], unit])}
-                assert plan_with(gates, more).count(shape, quantity) > budget.limit
+                assert plan_with(gates, more).count(shape, quantity) > limit
 
 
 def test_settled_gates_decide_by_themselves() -> None:
@@ -262,9 +267,7 @@ def test_settled_gates_decide_by_themselves() -> None:
     }
     wanted = plan_with(gates, opened)
     count = wanted.parameters(shape)
-    decision = decide(
-        gates, Budget("parameters", count + 5, PruningPlan.dense(shape).parameters(shape))
-    )
+    decision = decide(gates, one_limit("parameters", count + 5, model))
     assert decision.plan == wanted
     assert decision.undecided == 0
     assert decision.shift == 0.0
@@ -275,7 +278,7 @@ def test_an_impossible_budget_names_the_smallest_possible() -> None:
     shape = shape_of(model)
     budget = budget_of(model, 0.05)
     with pytest.raises(BudgetError, match="smallest possible is") as caught:
-        budget.check(PruningPlan.dense(shape), shape, ("head",))
+        budget.check(PruningPlan.dense(shape), table_of(model), ("head",))
     named = int(str(caught.value).split("smallest possible is ")[1].split(" ")[0].replace(",", ""))
     plan = PruningPlan.dense(shape).floor(shape, ("head",))
     assert named == plan.parameters(shape)
@@ -295,3 +298,68 @@ def test_the_noise_depends_on_seed_and_update_alone() -> None:
     assert torch.equal(gates.noise(1, 10), gates.noise(1, 10))
     assert not torch.equal(gates.noise(1, 10), gates.noise(1, 11))
     assert not torch.equal(gates.noise(1, 10), gates.noise(2, 10))
+
+
+class Measured:
+    """A cost that is no count of anything in the table: so many milliseconds for a part, linear in widths."""
+
+    name = "milliseconds"
+
+    def total(self, widths: Widths) -> Any:
+        return sum(
+            0.25 + 0.5 * width
+            for axis, width in widths.items()
+            if axis.startswith(("conv", "head"))
+        )
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_several_limits_hold_together(family: str, size: str) -> None:
+    """Two counts and a measured cost: none exceeded, the tightest used, whichever it is."""
+    model = teacher(family, size)
+    plan, layout = plan_of(model), table_of(model)
+    measured = Measured()
+    whole = measured.total(plan.widths)
+    tightest = set()
+    for shares in ((0.4, 0.9, 0.9), (0.9, 0.4, 0.9), (0.9, 0.9, 0.5), (0.5, 0.5, 0.6)):
+        counted = {
+            name: int(share * plan.count(layout.shape, name))
+            for name, share in zip(("parameters", "macs"), shares, strict=False)
+        }
+        limits = Budget.of(counted, plan, layout).limits
+        budget = Budget((*limits, Limit(measured, shares[2] * whole, whole)))
+        budget.check(plan, layout, KINDS)
+        task = joint_task(model, budget=budget)
+        decided = task.decide().plan
+        left = [limit.unused(decided) for limit in budget.limits]
+        assert min(left) >= 0.0
+        coarse = left.index(min(left)) == 2  # a head is half a millisecond of few
+        assert min(left) <= (0.1 if coarse else 0.01)
+        tightest.add(left.index(min(left)))
+    assert tightest == {0, 1, 2}
+
+
+def test_several_limits_pull_together_in_training() -> None:
+    """Each limit has its own target, multipliers and figures, and each one's gap reaches the gates."""
+    model = teacher()
+    plan, layout = plan_of(model), table_of(model)
+    counts = {name: plan.count(layout.shape, name) for name in ("parameters", "macs")}
+    limits = {"parameters": int(0.3 * counts["parameters"]), "macs": int(0.6 * counts["macs"])}
+    both = joint_task(model, budget=Budget.of(limits, plan, layout))
+    alone = [
+        joint_task(model, budget=Budget.of({name: limit}, plan, layout))
+        for name, limit in limits.items()
+    ]
+    for task in (both, *alone):
+        with torch.no_grad():
+            task.multipliers.fill_(0.7)
+        task.begin_update(5)
+        task.constraint()["loss"].backward()
+    gradients = [task.gates.log_alpha.grad for task in (both, *alone)]
+    assert torch.allclose(gradients[0], gradients[1] + gradients[2], atol=1e-6)
+    assert torch.equal(both.multipliers.grad[:, :1], alone[0].multipliers.grad)
+    assert torch.equal(both.multipliers.grad[:, 1:], alone[1].multipliers.grad)
+    figures = both.constraint() | both.report()
+    assert float(figures["sparsity.macs"]) == float(alone[1].constraint()["sparsity"])
+    assert figures["target.macs"] == pytest.approx(0.4, abs=1e-3)
+    assert figures["target"] == pytest.approx(0.7, abs=1e-3)

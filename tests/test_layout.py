@@ -1,4 +1,4 @@
-"""The table is the model: names, shapes and counts of every weight, for every family, size and random plan."""
+"""The table is the model: names, shapes, counts of every weight, for each family, size and random plan."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sslim.backbone.families import family_of, our_config
+from sslim.cost import macs, parameters
 from sslim.layout import Layout, ModelShape, layout_of
 from sslim.plan import PruningPlan
 from tests.models import CASES, tiny_config
@@ -43,8 +44,8 @@ def test_the_table_names_every_weight_of_the_model_built_from_a_plan(
     layout = layout_of(shape)
     assert shapes(layout, plan.widths) == built
     total = sum(weight.numel() for weight in model.parameters())
-    assert layout.parameters.total(plan.widths) == total
-    assert sum(layout.parameters.by_part(plan.widths).values()) == total
+    assert parameters(layout).total(plan.widths) == total
+    assert sum(parameters(layout).by_part(plan.widths).values()) == total
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)
@@ -77,7 +78,7 @@ def test_macs_are_products_times_frames(family: str, size: str) -> None:
     if shape.position_kernel % 2 == 0:
         per_frame = shape.hidden_size * (shape.hidden_size // shape.position_groups)
         extra = max(1, shape.position_depth) * per_frame * shape.position_kernel
-    assert layout_of(shape).macs(seconds).total(PruningPlan.dense(shape).widths) == counted - extra
+    assert macs(layout_of(shape), seconds).total(PruningPlan.dense(shape).widths) == counted - extra
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)
@@ -87,7 +88,7 @@ def test_an_expectation_between_plans_is_between_their_counts(family: str, size:
     layout = layout_of(shape)
     whole = PruningPlan.dense(shape).widths
     least = PruningPlan.dense(shape).floor(shape, ("conv", "head", "ffn")).widths
-    for cost in (layout.parameters, layout.macs(1.0)):
+    for cost in (parameters(layout), macs(layout, 1.0)):
         as_tensors = {name: torch.tensor(float(width)) for name, width in whole.items()}
         assert float(cost.total(as_tensors)) == pytest.approx(cost.total(whole), rel=1e-6)
         middle = {name: torch.tensor((whole[name] + least[name]) / 2.0) for name in whole}
@@ -96,7 +97,7 @@ def test_an_expectation_between_plans_is_between_their_counts(family: str, size:
 
 def test_counts_are_exact_far_beyond_floats() -> None:
     shape = ModelShape.from_config(tiny_config("hubert", "base"))
-    cost = layout_of(shape).parameters
+    cost = parameters(layout_of(shape))
     widths = {name: 10**12 for name in PruningPlan.dense(shape).widths}
     exact = cost.total(widths)
     assert isinstance(exact, int)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from sslim.backbone.families import family_of, our_config
+from sslim.cost import macs
 from sslim.errors import BudgetError
 from sslim.layout import ModelShape, layout_of
 from sslim.plan import LayerPlan, PruningPlan
@@ -106,7 +107,7 @@ def test_published_shapes_are_counted_exactly(name: str) -> None:
 def test_macs_of_hubert_base_are_where_the_field_sees_them() -> None:
     """Ten seconds: a third in the front-end, most of the rest in attention and FFN."""
     shape = ModelShape.from_config(HubertConfig())
-    parts = layout_of(shape).macs(10.0).by_part(PruningPlan.dense(shape).widths)
+    parts = macs(layout_of(shape)).by_part(PruningPlan.dense(shape).widths)
     total = sum(parts.values())
     shares = {name: part / total for name, part in parts.items()}
     assert shares["front_end"] == pytest.approx(0.33, abs=0.01)

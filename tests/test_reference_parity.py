@@ -27,10 +27,12 @@ from sslim.backbone.convert import convert
 from sslim.backbone.families import build
 from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel
+from sslim.cost import Widths, parameters
 from sslim.distill.task import JointTask
-from sslim.layout import Axis, Layout, ModelShape, Widths, layout_of
+from sslim.layout import Axis, ModelShape, layout_of
 from sslim.plan import PruningPlan
-from sslim.prune.budget import Budget, Decision, decide, open_units, plan_with
+from sslim.prune.budget import Budget, Limit
+from sslim.prune.decision import Decision, decide, open_units, plan_with
 from sslim.prune.gates import GatedModel, Gates, open_probability, stretch
 from sslim.prune.surgery import cut
 
@@ -150,7 +152,8 @@ def test_dense_hidden_states(recording: Recording, corrupted: bool) -> None:
 def own_decision(gates: Gates) -> Decision:
     """What the gates decide by themselves, as the reference does: under a budget that it meets exactly."""
     count = plan_with(gates, open_units(gates)).parameters(gates.layout.shape)
-    decision = decide(gates, Budget("parameters", count, count + 1))
+    limit = Limit(parameters(gates.layout), count, count + 1)
+    decision = decide(gates, Budget((limit,)))
     assert decision.shift == 0.0
     return decision
 
@@ -208,14 +211,22 @@ def test_expected_size(recording: Recording, setting: str, corrupted: bool) -> N
     dense = PruningPlan.dense(shape)
     assert dense.parameters(shape) == recording.meta["dense_params"]
 
-    class ReferenceBudget(Budget):
-        def expected(self, layout: Layout, widths: Widths) -> torch.Tensor:
-            return super().expected(layout, widths) - recorded_offset(model, widths)
-
-    budget = ReferenceBudget("parameters", 1, dense.parameters(shape))
-    got = float(budget.expected(layout_of(shape), gates.expected_widths()))
+    got = float(ReferenceCost(model).total(gates.expected_widths()))
     off = abs(got - recording.meta[f"{setting}.expected_params"])
     assert off > 10 if corrupted else off < 0.1
+
+
+class ReferenceCost:
+    """Parameters as the reference counts them in expectation."""
+
+    name = "parameters"
+
+    def __init__(self, model: SslimModel) -> None:
+        self.model = model
+        self.count = parameters(layout_of(reference_shape(model)))
+
+    def total(self, widths: Widths) -> Any:
+        return self.count.total(widths) - recorded_offset(self.model, widths)
 
 
 def recorded_offset(model: SslimModel, widths: Widths) -> torch.Tensor | float:
@@ -317,19 +328,11 @@ def test_ten_training_steps(
     shape = reference_shape(student)
     dense = PruningPlan.dense(shape).parameters(shape)
 
-    class ReferenceBudget(Budget):
-        def expected(self, _: Layout, widths: Widths) -> torch.Tensor:
-            counted = super().expected(layout_of(shape), widths)
-            return counted - recorded_offset(student, widths)
-
-        @property
-        def target_sparsity(self) -> float:
-            return plan["target"]
-
+    limit = Limit(ReferenceCost(student), (1.0 - plan["target"]) * dense, dense)
     task = JointTask(
         recording.model(),
         student,
-        budget=ReferenceBudget("parameters", 1, dense),
+        budget=Budget((limit,)),
         kinds=("head", "ffn"),
         gate_learning_rate=plan["gate_lr"],
         sparsity_warmup=plan["warmup"],
@@ -360,8 +363,8 @@ def test_ten_training_steps(
     for step, expected in enumerate(plan["steps"]):
         task.begin_update(step)
         optimiser.zero_grad()
-        assert task.target == pytest.approx(expected["sparsity_target"])
-        first, second = task.multipliers.tolist()
+        assert task.target_sparsities == pytest.approx([expected["sparsity_target"]])
+        first, second = task.multipliers[:, 0].tolist()
         parts = task(waveforms)
         constraint = task.constraint()
         (parts["loss"] + constraint["loss"]).backward()

@@ -2,12 +2,10 @@
 
 An *axis* is a vector of units that can be removed: the channels of a convolution (`conv.3`), the heads or the
 whole attention block of a layer (`head.7`, `attention_block.7`), its FFN units or block (`ffn.7`,
-`ffn_block.7`). Each dimension of each weight says which axis it follows. Parameters, multiply-accumulates, plans,
-their floors, slicing, folding of gates and kept statistics are all read off this table, so a new kind of
-unit is a new axis and the dimensions that follow it, and no count can differ from the model.
-
-Pure Python: counts work on integers (a plan) and on torch scalars (an expectation) alike, because only `+` and
-`*` are used, and `at_most_one` where something is there or not.
+`ffn_block.7`). Each dimension of each weight says which axis it follows. Parameters and multiply-accumulates
+(`cost`), plans and their floors (`plan`), slicing, folding of gates and kept statistics (`prune`) are all
+read off this table. So a new kind of unit is a new axis and the dimensions that follow it, and no count can
+differ from the model.
 
 Units are those of DPHuBERT (Peng et al. 2023, section 2.2). The residual width never changes.
 """
@@ -15,7 +13,7 @@ Units are those of DPHuBERT (Peng et al. 2023, section 2.2). The residual width 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -153,6 +151,16 @@ class Weight:
     layer_norm: bool = False
     """Whether it is the scale of a LayerNorm whose statistics are taken over an axis."""
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that its dimensions follow."""
+        return tuple(dim.axis for dim in self.dims if dim.axis is not None)
+
+    @property
+    def entries(self) -> int:
+        """Numbers in it for one unit of each of its axes."""
+        return math.prod(dim.span for dim in self.dims)
+
     def along(self, axis: str) -> int | None:
         """The dimension that follows `axis`."""
         for number, dim in enumerate(self.dims):
@@ -168,64 +176,15 @@ class Product:
     part: str
     present: tuple[tuple[str, ...], ...]
     axes: tuple[str, ...]
-    factor: int
-    """Per frame, per other frame and per unit."""
+    entries: int
+    """Products per frame, per other frame and per unit."""
 
-
-Widths = Mapping[str, Any]
-"""Axis name -> units: integers for a plan, torch scalars for an expectation."""
 
 KINDS = ("conv", "head", "ffn", "attention_block", "ffn_block")
 """Kinds of units; the first three are the paper's recipe."""
 
 
-def at_most_one(width: Any) -> Any:
-    """1 where there are units and 0 where there are none; in between for an expectation below 1."""
-    return min(1, width) if isinstance(width, int) else width.clamp(max=1.0)
-
-
-@dataclass(frozen=True)
-class Term:
-    """coefficient * product of widths * presence: one monomial of a count."""
-
-    part: str
-    coefficient: int
-    axes: tuple[str, ...]
-    present: tuple[tuple[str, ...], ...]
-
-    def value(self, widths: Widths) -> Any:
-        result: Any = self.coefficient
-        for axis in self.axes:
-            result = result * widths[axis]
-        if self.present:
-            ways = [math.prod(at_most_one(widths[axis]) for axis in way) for way in self.present]
-            result = result * (ways[0] if len(ways) == 1 else at_most_one(sum(ways)))
-        return result
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A quantity that a budget can be put on, as a polynomial in the widths of the axes."""
-
-    name: str
-    terms: tuple[Term, ...]
-
-    def by_part(self, widths: Widths) -> dict[str, Any]:
-        """Part of the model -> its share of the quantity."""
-        parts: dict[str, Any] = {}
-        for term in self.terms:
-            parts[term.part] = parts.get(term.part, 0) + term.value(widths)
-        return parts
-
-    def total(self, widths: Widths) -> Any:
-        """The quantity: an integer for integer widths, differentiable where the widths are."""
-        total: Any = 0
-        for term in self.terms:
-            total = total + term.value(widths)
-        return total
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The table of one model."""
 
@@ -258,40 +217,6 @@ class Layout:
             for weight in self.weights
             if weight.layer_norm and weight.along(axis) is not None
         ]
-
-    @cached_property
-    def parameters(self) -> Cost:
-        """Parameters; equals `sum(p.numel() for p in model.parameters())` of the backbone."""
-        return _cost("parameters", ((weight, 1) for weight in self.weights))
-
-    def macs(self, seconds: float) -> Cost:
-        """Multiply-accumulates of one utterance of `seconds` (products only, no norms)."""
-        frames = self.shape.frames(round(seconds * SAMPLING_RATE))
-        counted: list[tuple[Weight | Product, int]] = [
-            (weight, frames[weight.frames]) for weight in self.weights if weight.frames is not None
-        ]
-        counted += [(product, frames[-1] ** 2) for product in self.products]
-        return _cost("macs", counted)
-
-
-def _cost(name: str, counted: Any) -> Cost:
-    """Equal monomials are added up, so that an expectation costs a few dozen products."""
-    coefficients: dict[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]], int] = {}
-    for item, times in counted:
-        if isinstance(item, Weight):
-            coefficient = math.prod(dim.span for dim in item.dims)
-            axes = tuple(dim.axis for dim in item.dims if dim.axis is not None)
-        else:
-            coefficient, axes = item.factor, item.axes
-        key = item.part, axes, item.present
-        coefficients[key] = coefficients.get(key, 0) + coefficient * times
-    return Cost(
-        name,
-        tuple(
-            Term(part, coefficient, axes, present)
-            for (part, axes, present), coefficient in coefficients.items()
-        ),
-    )
 
 
 # --- the table of the four families ----------------------------------------------------------------

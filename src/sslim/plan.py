@@ -1,7 +1,7 @@
 """What is kept: which units of each axis of a dense model survive.
 
 Pure Python (no torch), because four readers share it: gates write a plan, surgery obeys it, the saved
-config carries it, the report draws it. What a plan costs follows from the table of the model (`layout`).
+config carries it, the report draws it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from sslim.cost import COSTS, macs
+from sslim.cost import MACS_SECONDS as MACS_SECONDS
 from sslim.errors import BudgetError
 from sslim.layout import SAMPLING_RATE as SAMPLING_RATE
-from sslim.layout import Cost, Layout, ModelShape, layout_of
-
-MACS_SECONDS = 10.0
-"""Length of the utterance that MACs are counted on (attention is quadratic, so a length is needed)."""
-
-QUANTITIES = ("parameters", "macs")
-"""The quantities a budget can be put on."""
-
-
-def cost(quantity: str, layout: Layout) -> Cost:
-    """The count of a quantity for one model."""
-    return {"parameters": lambda: layout.parameters, "macs": lambda: layout.macs(MACS_SECONDS)}[
-        quantity
-    ]()
+from sslim.layout import ModelShape, layout_of
 
 
 @dataclass(frozen=True)
@@ -113,11 +102,11 @@ class PruningPlan:
 
     def macs(self, shape: ModelShape, seconds: float = MACS_SECONDS) -> int:
         """Multiply-accumulates of one utterance of `seconds`."""
-        return int(layout_of(shape).macs(seconds).total(self.widths))
+        return int(macs(layout_of(shape), seconds).total(self.widths))
 
     def count(self, shape: ModelShape, quantity: str) -> int:
-        """`parameters` or `macs`, whichever the budget is put on."""
-        return int(cost(quantity, layout_of(shape)).total(self.widths))
+        """`parameters` or `macs` (see `cost.COSTS`)."""
+        return int(COSTS[quantity](layout_of(shape)).total(self.widths))
 
     def validate(self, shape: ModelShape) -> None:
         """Raises BudgetError unless the plan fits the shape and leaves a working front-end."""

@@ -30,7 +30,7 @@ from sslim.audio.shards import Shards, find_shards, first_clips
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.saving import save_folder, under_head
-from sslim.backbone.units import plan_of, shape_of
+from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import (
     JointConfig,
     RunConfig,
@@ -218,8 +218,9 @@ def _check(
     """Everything that can be known to be wrong before training is found here."""
     shape, plan = shape_of(teacher.model), plan_of(teacher.model)
     now = plan.count(shape, config.budget_quantity)
-    budget = Budget(config.budget_quantity, parse_budget(config.budget, now), now)
-    budget.check(plan, shape, config.units)
+    limits = {config.budget_quantity: parse_budget(config.budget, now)}
+    budget = Budget.of(limits, plan, table_of(teacher.model))
+    budget.check(plan, table_of(teacher.model), config.units)
     layers = check_layers(config.layers, shape.layers)
     folder = out / RUN_FOLDER
     trackers = Trackers(config.trackers if processes.main else (), folder, to_flat_dict(config))
@@ -227,7 +228,7 @@ def _check(
     heard = _read_audio(config, audio, where, folder, bar)
     bar.say(
         f"{teacher.family} teacher, {now:,} {config.budget_quantity}; {heard.described()}; "
-        f"budget {budget.limit:,} {config.budget_quantity}"
+        f"budget {budget.described()}"
     )
     session = Session(
         config=config,

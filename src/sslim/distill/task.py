@@ -19,7 +19,8 @@ from sslim.distill.cache import TargetCache
 from sslim.distill.losses import distillation_loss
 from sslim.errors import ConfigError
 from sslim.plan import MACS_SECONDS, PruningPlan
-from sslim.prune.budget import Budget, Decision, closed_for_good, decide
+from sslim.prune.budget import Budget
+from sslim.prune.decision import Decision, closed_for_good, decide
 from sslim.prune.gates import GatedModel, Gates, open_probability
 from sslim.prune.surgery import cut, slice_state
 
@@ -204,7 +205,8 @@ class JointTask(DistillationTask):
         self._gated = [GatedModel(student, self.gates)]
         self.shrinks: list[dict[str, int]] = []
         """When the student shrank, and to how many parameters and MACs (of one second)."""
-        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.multipliers = nn.Parameter(torch.zeros(2, len(budget.limits)))
+        """lambda1 and lambda2 of each limit of the budget, (2, limits)."""
         self.gate_learning_rate = gate_learning_rate
         self.sparsity_warmup = sparsity_warmup
         self.seed = seed
@@ -229,10 +231,10 @@ class JointTask(DistillationTask):
         self._noise = self.gates.noise(self.seed, update)
 
     @property
-    def target(self) -> float:
-        """The sparsity asked for at this update."""
+    def target_sparsities(self) -> list[float]:
+        """The sparsity asked for at this update, for each limit of the budget."""
         share = 1.0 if self.sparsity_warmup <= 0 else min(1.0, self.update / self.sparsity_warmup)
-        return self.budget.target_sparsity * share
+        return [limit.target_sparsity * share for limit in self.budget.limits]
 
     def sample(self) -> torch.Tensor:
         """Gate values (all units,) of the update at hand.
@@ -252,15 +254,28 @@ class JointTask(DistillationTask):
         )
         return states
 
-    def expected_sparsity(self) -> torch.Tensor:
-        """Expected share of the budgeted quantity that is gone, differentiable."""
-        return self.budget.sparsity(self.gates.layout, self.gates.expected_widths())
+    def expected_sparsities(self) -> list[torch.Tensor]:
+        """Expected share of each budgeted quantity that is gone, differentiable."""
+        widths = self.gates.expected_widths()
+        return [limit.sparsity(widths) for limit in self.budget.limits]
 
     def constraint(self) -> dict[str, torch.Tensor]:
-        sparsity = self.expected_sparsity()
-        gap = sparsity - self.target
-        loss = self.multipliers[0] * gap + self.multipliers[1] * gap.square()
-        return {"loss": loss, "sparsity": sparsity.detach()}
+        sparsities = self.expected_sparsities()
+        loss = torch.zeros_like(sparsities[0])
+        for number, (sparsity, target) in enumerate(zip(sparsities, self.target_sparsities, strict=True)):
+            first, second = self.multipliers[:, number]
+            gap = sparsity - target
+            loss = loss + (first * gap + second * gap.square())
+        figures = {
+            name: sparsity.detach()
+            for name, sparsity in zip(self._named("sparsity"), sparsities, strict=True)
+        }
+        return {"loss": loss, **figures}
+
+    def _named(self, figure: str) -> list[str]:
+        """A figure's name for each limit; the first one's, usually the only one's, is the plain name."""
+        others = [f"{figure}.{limit.cost.name}" for limit in self.budget.limits[1:]]
+        return [figure, *others]
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:
@@ -270,14 +285,9 @@ class JointTask(DistillationTask):
             shares.setdefault(axis.kind, []).append(opened[axis.name])
         figures = {f"open.{kind}": float(torch.cat(parts).mean()) for kind, parts in shares.items()}
         first, second = self.multipliers.tolist()
-        shrinks = float(len(self.shrinks))
-        return {
-            "target": self.target,
-            "lambda1": first,
-            "lambda2": second,
-            "shrinks": shrinks,
-            **figures,
-        }
+        for figure, values in (("target", self.target_sparsities), ("lambda1", first), ("lambda2", second)):
+            figures |= dict(zip(self._named(figure), values, strict=True))
+        return {"shrinks": float(len(self.shrinks)), **figures}
 
     def structure(self) -> dict[str, Any]:
         return {"plan": plan_of(self.student).to_dict(), "shrinks": self.shrinks}

@@ -19,7 +19,8 @@ from torch.func import functional_call
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, table_of
-from sslim.layout import Axis, Widths
+from sslim.cost import Widths
+from sslim.layout import Axis
 from sslim.prune.surgery import positions_in
 
 BETA = 2.0 / 3.0

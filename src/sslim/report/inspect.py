@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from sslim.cost import MACS_SECONDS, macs, parameters
 from sslim.errors import OutputError
 from sslim.layout import ModelShape, layout_of
-from sslim.plan import MACS_SECONDS, PruningPlan
+from sslim.plan import PruningPlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,16 +36,16 @@ class Inspection:
         """Part of the model -> parameters and MACs per second of audio, now and dense."""
         layout = layout_of(self.shape)
         now, dense = self.plan.widths, PruningPlan.dense(self.shape).widths
-        parameters = [layout.parameters.by_part(widths) for widths in (now, dense)]
-        macs = [layout.macs(MACS_SECONDS).by_part(widths) for widths in (now, dense)]
+        sizes = [parameters(layout).by_part(widths) for widths in (now, dense)]
+        products = [macs(layout).by_part(widths) for widths in (now, dense)]
         return {
             part: {
-                "parameters": int(parameters[0][part]),
-                "dense_parameters": int(parameters[1][part]),
-                "macs_per_second": round(macs[0].get(part, 0) / MACS_SECONDS),
-                "dense_macs_per_second": round(macs[1].get(part, 0) / MACS_SECONDS),
+                "parameters": sizes[0][part],
+                "dense_parameters": sizes[1][part],
+                "macs_per_second": round(products[0].get(part, 0) / MACS_SECONDS),
+                "dense_macs_per_second": round(products[1].get(part, 0) / MACS_SECONDS),
             }
-            for part in parameters[0]
+            for part in sizes[0]
         }
 
     def to_dict(self) -> dict[str, Any]:
