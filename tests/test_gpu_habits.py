@@ -21,7 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslim.backbone.units import plan_of, shape_of
+from sslim.backbone.units import plan_of
 from sslim.cli import run as command_line
 from sslim.distill import task as task_module
 from sslim.distill.losses import distillation_loss
@@ -29,7 +29,7 @@ from sslim.distill.task import JointTask
 from sslim.errors import TrainingError
 from sslim.plan import PruningPlan
 from sslim.prune import gates as gates_module
-from sslim.prune.budget import decide
+from sslim.prune.decision import decide
 from sslim.prune.gates import GatedModel, Gates, KeptLayerNorm
 from sslim.prune.surgery import cut
 from sslim.story import compress
@@ -480,4 +480,4 @@ def test_a_decision_fits_the_smallest_of_plans() -> None:
     assert isinstance(decision.plan, PruningPlan)
     assert plan_of(cut(model, decision.plan)) == decision.plan
     assert decision.values.device == gates.log_alpha.device
-    assert decision.plan.parameters(shape_of(model)) <= budget_of(model, 0.5).limit
+    assert budget_of(model, 0.5).unused(decision.plan) >= 0.0

@@ -262,7 +262,9 @@ class JointTask(DistillationTask):
     def constraint(self) -> dict[str, torch.Tensor]:
         sparsities = self.expected_sparsities()
         loss = torch.zeros_like(sparsities[0])
-        for number, (sparsity, target) in enumerate(zip(sparsities, self.target_sparsities, strict=True)):
+        for number, (sparsity, target) in enumerate(
+            zip(sparsities, self.target_sparsities, strict=True)
+        ):
             first, second = self.multipliers[:, number]
             gap = sparsity - target
             loss = loss + (first * gap + second * gap.square())
@@ -285,7 +287,11 @@ class JointTask(DistillationTask):
             shares.setdefault(axis.kind, []).append(opened[axis.name])
         figures = {f"open.{kind}": float(torch.cat(parts).mean()) for kind, parts in shares.items()}
         first, second = self.multipliers.tolist()
-        for figure, values in (("target", self.target_sparsities), ("lambda1", first), ("lambda2", second)):
+        for figure, values in (
+            ("target", self.target_sparsities),
+            ("lambda1", first),
+            ("lambda2", second),
+        ):
             figures |= dict(zip(self._named(figure), values, strict=True))
         return {"shrinks": float(len(self.shrinks)), **figures}
 
