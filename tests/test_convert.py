@@ -356,6 +356,6 @@ def test_an_existing_folder_is_kept_unless_forced(tmp_path: Path) -> None:
     convert(file, tmp_path / "out", force=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(OutputError, match="not a model folder"):
+    with pytest.raises(OutputError, match="may be another's"):
         convert(file, tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()

@@ -297,7 +297,10 @@ def test_a_full_disk_leaves_nothing_half_written(
     [
         (lambda folder: None, "does not exist"),
         (lambda folder: folder.mkdir(), "no config.json"),
-        (lambda folder: (folder.mkdir(), (folder / "config.json").write_text("{")), "cannot load"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "config.json").write_text("{")),
+            "cannot be read",
+        ),
         (
             lambda folder: (
                 folder.mkdir(),

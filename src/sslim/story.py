@@ -138,6 +138,7 @@ def compress(
     force: bool = False,
     device: str | None = None,
     where: Mapping[str, str] | None = None,
+    revision: str | None = None,
     progress: bool = True,
 ) -> CompressionResult:
     """Compresses `teacher` with unlabelled `audio` and writes a folder that transformers loads.
@@ -156,6 +157,7 @@ def compress(
         force: replace what `out` holds.
         device: `auto`, `cpu`, `cuda`, ...
         where: rows of a CSV manifest to take, as column -> value.
+        revision: the branch, tag or commit of a hub id; the same as `owner/name@revision`.
         progress: draw a progress bar on stderr.
 
     Raises:
@@ -173,7 +175,7 @@ def compress(
     if processes.agree(float(finished)):
         return _read_result(out)
     with ProgressBar(progress and processes.main) as bar:
-        loaded = load_model(teacher)
+        loaded = load_model(teacher, revision=revision)
         run = _check(resolved, loaded, audio, where, out, bar, processes)
         if processes.main:
             if not resume:
@@ -281,7 +283,11 @@ def _description(run: _Run, recipe: str, audio: Any) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
         "recipe": recipe,
-        "teacher": {"source": run.teacher.source, "fingerprint": run.teacher.fingerprint},
+        "teacher": {
+            "source": run.teacher.source,
+            "fingerprint": run.teacher.fingerprint,
+            "commit": run.teacher.commit,
+        },
         "audio": {"source": str(audio), **run.audio.summary()},
         "device": device_name(run.processes.device),
         "processes": run.processes.count,
@@ -483,6 +489,7 @@ def _finish(
             if Path(run.teacher.source).exists()
             else run.teacher.source,
             "fingerprint": run.teacher.fingerprint,
+            "commit": run.teacher.commit,
         },
         "audio": {"source": Path(str(audio)).name, **run.audio.summary()},
         "device": device_name(run.processes.device),

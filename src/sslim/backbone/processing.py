@@ -221,8 +221,17 @@ def _tokenizer_config(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return kept
 
 
-FAST = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer")
-FAST += ("post_processor", "decoder", "model")
+FAST = (
+    "version",
+    "truncation",
+    "padding",
+    "added_tokens",
+    "normalizer",
+    "pre_tokenizer",
+    "post_processor",
+    "decoder",
+    "model",
+)
 
 
 def _fast(data: dict[str, Any], path: Path) -> dict[str, Any]:

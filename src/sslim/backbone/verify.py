@@ -23,11 +23,26 @@ ASIDE = ".sslim.partial"
 MODEL_CODE = "modeling_sslim.py"
 KNOWN_CODE: dict[str, str] = {}
 """SHA-256 of the model code of earlier releases -> their version."""
-LOADABLE = (".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl")
-LOADABLE += (".index.json",)
+LOADABLE = (
+    ".py",
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".pkl",
+    ".index.json",
+)
 """Endings of what a library may load from the folder."""
-SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
-SETTINGS += ("tokenizer_config.json", "adapter_config.json")
+SETTINGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "adapter_config.json",
+)
 NAMES_CODE = ("auto_map", "custom_pipelines")
 
 

@@ -29,6 +29,7 @@ from sslim.cli.export import export
 from sslim.cli.inspect import inspect
 from sslim.cli.report import report
 from sslim.cli.runs import runs
+from sslim.cli.verify import verify
 from sslim.errors import SslimError
 
 EXIT_BAD_INPUT = 2
@@ -47,6 +48,7 @@ for verb in (
     compress,
     convert,
     inspect,
+    verify,
     evaluate,
     export,
     bench,

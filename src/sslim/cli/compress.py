@@ -54,6 +54,10 @@ def compress(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The branch, tag or commit of a hub id; as ID@NAME."),
+    ] = None,
 ) -> None:
     """Compress TEACHER with the speech in AUDIO and write the small model to OUT.
 
@@ -89,6 +93,7 @@ def compress(
         force=force,
         device=device,
         where=columns,
+        revision=revision,
         progress=True,
     )
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks

@@ -90,7 +90,7 @@ def open_torch(
     if kind == "transformers":
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(path).eval()
+        model = AutoModel.from_pretrained(path, trust_remote_code=False).eval()
     else:
         from sslim.backbone.loading import load_model
 
