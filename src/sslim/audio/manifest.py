@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import Any
+
+from sslim.audio.opening import open_regular
+from sslim.errors import AudioError, first_line
+from sslim.identity import content_of, digest
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,26 @@ class Utterance:
     seconds: float
     identity: str
     """A name for messages: the path, and the stretch where it is not the whole file."""
+    channels: tuple[int, ...] = ()
+    """Channels of the file that are averaged, from 0; empty: all."""
+    speaker: str = ""
+    """Who speaks, where the source says so."""
+
+
+def content_identity(utterance: Utterance) -> str:
+    """Identity of what is heard: the file's contents, the stretch and the channels; no name, no time.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    try:
+        os.close(open_regular(utterance.path))  # a pipe would be waited for without end
+        content = content_of(utterance.path)
+    except (OSError, ValueError) as error:
+        raise AudioError(
+            f"{utterance.path} cannot be read: {first_line(error)}", "bring it back, or remove it"
+        ) from error
+    return digest(content, utterance.start, utterance.end, utterance.channels)
 
 
 @dataclass(frozen=True)
