@@ -62,6 +62,12 @@ class Manifest:
 
     utterances: tuple[Utterance, ...]
     skipped: tuple[Skipped, ...]
+    root: str = ""
+    """Folder of the source, absolute."""
+
+    def relative(self, path: str) -> str:
+        """A file's name relative to the source: the same however the source's path was spelt."""
+        return os.path.relpath(os.path.abspath(path), self.root or "/")
 
     @property
     def seconds(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import random
 import tarfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from sslim.audio.manifest import Manifest, Skipped
 from sslim.audio.sampling import UpdateSampler
 from sslim.audio.sources import EXTENSIONS
 from sslim.errors import AudioError
+from sslim.identity import digest
 from sslim.plan import SAMPLING_RATE
 
 POOL_UPDATES = 4
@@ -54,6 +56,25 @@ class Shards:
     """`webdataset` or `shar`."""
     shards: tuple[dict[str, str], ...]
     """For each shard: `audio`, and for lhotse also `cuts`."""
+    seed: int = 0
+    """Of the lots that clips draw."""
+    below: str = ""
+    """Clips that drew a lot below this are another part than the rest; empty: there is one part."""
+    held: bool = False
+    """Which of the two parts this is."""
+
+    def lot(self, key: str, seed: int) -> str:
+        """What decides in which part a clip is: drawn from its name."""
+        return digest("held out", seed, key)
+
+    def keys(self, most: int) -> list[str]:
+        """Names of the first clips, relative to the source: shard and clip."""
+        clips = (item for item in self.clips(list(range(len(self.shards)))))
+        found = (self._key(item) for item in clips if isinstance(item, Clip))
+        return list(itertools.islice(found, most))
+
+    def _key(self, clip: Clip) -> str:
+        return clip.identity.rpartition("/")[2]
 
     def described(self) -> str:
         """In words, for people."""
@@ -77,7 +98,14 @@ class Shards:
         """The clips of the shards in `order`, read as they come."""
         read = _read_webdataset if self.kind == "webdataset" else _read_shar
         for index in order:
-            yield from read(self.shards[index])
+            for item in read(self.shards[index]):
+                if isinstance(item, Skipped) or self._belongs(item):
+                    yield item
+
+    def _belongs(self, clip: Clip) -> bool:
+        if not self.below:
+            return True
+        return (self.lot(self._key(clip), self.seed) < self.below) == self.held
 
 
 def find_shards(source: object) -> Shards | None:
