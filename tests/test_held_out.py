@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sslim.audio.archives import Clip
 from sslim.audio.held_out import hold_out
 from sslim.audio.manifest import Manifest, Utterance
-from sslim.audio.shards import Clip, ShardBatches, Shards, StreamSettings, find_shards, first_clips
+from sslim.audio.shards import ShardBatches, Shards, StreamSettings, find_shards, first_clips
 from tests.test_shards import shar, webdataset
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sslim.audio.archives import Clip
 from sslim.audio.manifest import Manifest, Utterance
 from sslim.audio.shards import Shards
 from sslim.identity import digest
@@ -124,7 +126,8 @@ def _only(audio: Manifest, held: set[int]) -> tuple[Utterance, ...]:
 
 def _of_stream(audio: Shards, seed: int) -> HeldOut:
     """Clips whose names' hash is below a threshold: known for each clip alone, as a stream asks."""
-    lots = [audio.lot(key, seed) for key in audio.keys(COUNTED)]
+    clips = (item for item in audio.clips(list(range(len(audio.shards)))) if isinstance(item, Clip))
+    lots = [audio.lot(clip, seed) for clip in itertools.islice(clips, COUNTED)]
     count = len(lots)
     if count < COUNTED:
         wanted, _ = _bounds(count, STREAM_SHARE)

@@ -16,6 +16,9 @@ import soundfile
 from sslim.audio.opening import open_regular
 from sslim.errors import AudioError, first_line
 
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+"""Names of files that are taken for audio where nobody named each of them."""
+
 RATES = (4_000, 384_000)
 """Sampling rates in Hz that are read. A file of 64 kB at 1 Hz would become hours of audio."""
 
@@ -78,10 +81,11 @@ class Sound:
     def _open(self, source: str | os.PathLike[str] | bytes) -> None:
         if isinstance(source, bytes):
             data, size = source, len(source)
-            self._file = soundfile.SoundFile(io.BytesIO(data))
 
             def read_at(place: int, count: int) -> bytes:
                 return data[place : place + count]
+
+            self._file = soundfile.SoundFile(io.BytesIO(data))
         else:
             descriptor = self._descriptor = open_regular(source)
             size = os.fstat(descriptor).st_size
@@ -91,8 +95,6 @@ class Sound:
             def read_at(place: int, count: int) -> bytes:
                 return os.pread(descriptor, count, place)
 
-            cut = _missing_data(read_at, size)
-            os.lseek(descriptor, 0, os.SEEK_SET)
             self._file = soundfile.SoundFile(descriptor, closefd=False)
         file = self._file
         self.rate: int = file.samplerate
@@ -100,8 +102,6 @@ class Sound:
         self.channels: int = file.channels
         self.exact: bool = file.subtype.startswith(EXACT)
         """Whether reading from the middle gives what reading from the beginning does."""
-        if isinstance(source, bytes):
-            cut = _missing_data(read_at, size)
         if not RATES[0] <= self.rate <= RATES[1]:
             low, high = RATES
             self._refuse(
@@ -109,36 +109,33 @@ class Sound:
             )
         if self.channels > MOST_CHANNELS:
             self._refuse(f"has {self.channels} channels, and up to {MOST_CHANNELS} are read")
-        self._promised: int | None = None if file.frames >= _UNKNOWN else file.frames
-        if self._promised is not None:
-            hours = self._promised / self.rate / 3600
-            if self._promised > size * SAMPLES_PER_BYTE:
+        self.promised: int | None = None if file.frames >= _UNKNOWN else file.frames
+        """Samples per channel, as its header says; None where it leaves that open."""
+        if self.promised is not None:
+            hours = self.promised / self.rate / 3600
+            if self.promised > size * SAMPLES_PER_BYTE:
                 self._refuse(
                     f"is truncated: its header promises {hours:,.2f} h, which {size:,} bytes cannot hold"
                 )
             if hours > LONGEST_HOURS:
                 self._refuse(f"has {hours:,.0f} h, and up to {LONGEST_HOURS} h are read")
-        if cut:
-            present, promised = cut
-            if present < COMPLETE * promised:
-                share = present / promised
-                seconds = file.frames / self.rate
-                self._refuse(
-                    f"is truncated: {seconds:.2f} s of {seconds / max(share, 1e-9):.2f} s are there"
-                )
+        there, said = _lengths_of_data(read_at, size)
+        if there < COMPLETE * said:
+            self._refuse(f"is truncated: {max(0, there):,} of {said:,} bytes of samples are there")
 
     def _refuse(self, reason: str) -> None:
         raise AudioError(f"{self.name} {reason}", "repair or remove it")
 
     def samples(self) -> int:
-        """Samples per channel; a file whose header leaves this open is decoded to find out.
+        """Samples per channel; a file whose header leaves this open is decoded to find out, and is then at
+        its end.
 
         Raises:
             AudioError: it cannot be decoded.
         """
-        if self._promised is None:
-            self._promised = sum(len(block) for block in self.blocks())
-        return self._promised
+        if self.promised is None:
+            self.promised = sum(len(block) for block in self.blocks())
+        return self.promised
 
     def blocks(
         self, start: int = 0, end: int | None = None, channels: tuple[int, ...] = ()
@@ -161,8 +158,8 @@ class Sound:
         if channels and max(channels) >= self.channels:
             self._refuse(f"has no channel {max(channels)}: it has {self.channels}")
         most = LONGEST_HOURS * 3600 * self.rate
-        if self._promised is not None:
-            most = min(most, self._promised)
+        if self.promised is not None:
+            most = min(most, self.promised)
         stop = most if end is None else min(end, most)
         if self.exact and start < stop:
             with told(self.name, "cannot be decoded"):
@@ -174,9 +171,10 @@ class Sound:
             wanted = min(_BLOCK, (start if skipping else stop) - self._place)
             with told(self.name, "cannot be decoded"):
                 block = self._read(wanted)
-                self._place += len(block)
-                if len(block) and not skipping:
-                    yield _mono(block, channels)
+                mono = _mono(block, channels)
+            self._place += len(block)
+            if len(mono) and not skipping:
+                yield mono
             if len(block) < wanted:
                 return
 
@@ -283,6 +281,11 @@ def reason_of(error: BaseException) -> str:
     return first_line(ValueError(text)) if text else type(error).__name__
 
 
+def reason_in(error: AudioError, name: str) -> str:
+    """The problem without the name that it begins with."""
+    return error.problem.removeprefix(name).strip()
+
+
 def _mono(block: np.ndarray, channels: tuple[int, ...]) -> np.ndarray:
     if channels:
         block = block[:, list(channels)]
@@ -290,8 +293,8 @@ def _mono(block: np.ndarray, channels: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(mono)
 
 
-def _missing_data(read_at: Callable[[int, int], bytes], size: int) -> tuple[int, int] | None:
-    """(bytes there, bytes promised) of a WAV or AIFF file's samples; None where it does not say.
+def _lengths_of_data(read_at: Callable[[int, int], bytes], size: int) -> tuple[int, int]:
+    """Bytes of a WAV or AIFF file's samples that are there and that it promises; (0, 0): it does not say.
 
     libsndfile takes what is there of a file that was cut short, and mends its length in silence.
     """
@@ -307,15 +310,15 @@ def _missing_data(read_at: Callable[[int, int], bytes], size: int) -> tuple[int,
     for _ in range(1000):  # chunks before the samples; more are no audio file
         chunk = read_at(place, 24)
         if not wanted or len(chunk) < 8:
-            return None
+            break
         name, length = chunk[:4], struct.unpack(f"{order}I", chunk[4:8])[0]
         if name == b"ds64" and len(chunk) == 24:
             long = struct.unpack(f"{order}Q", chunk[16:24])[0]
         if name == wanted:
             if length == 0xFFFFFFFF and long:
                 length = long
-            elif length == 0 or (length >= _OPEN_LENGTHS and length > size):
-                return None
-            return min(length, size - place - 8), length
+            elif length >= _OPEN_LENGTHS and length > size:
+                break
+            return size - place - 8, length
         place += 8 + length + length % 2
-    return None
+    return 0, 0
