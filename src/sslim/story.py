@@ -268,7 +268,6 @@ def _read_audio(
     manifest = read_source(
         audio,
         min_seconds=config.audio.min_seconds,
-        max_seconds=config.audio.max_seconds,
         where=where,
     )
     for skipped in manifest.skipped[:5]:
