@@ -194,7 +194,8 @@ def make_split(
         if name in kept
     )
     if made_by != by or conflict:
-        why = "parts a speaker" if conflict else f"was made by {made_by or 'an earlier version'}"
+        how = f"was made by {made_by or 'an earlier version'}"
+        why = how if made_by != by else "parts a speaker"
         notes.append(f"the split kept in {place} {why}, and is made anew")
         kept, known = {}, {}
     _deal(Counter(owners), known, seed)
