@@ -29,7 +29,7 @@ UNFINISHED = re.compile(rf"\.{{1,2}}(\d+-)?({OURS.pattern})(\.partial|\.\d+)?")
 ABANDONED_SECONDS = 3600.0
 """An unfinished file that nobody wrote to for so long belongs to nobody. (Its process could be asked for,
 but not where containers or machines share the folder.)"""
-HEADER = 4096
+HEADER = 1024
 """Bytes of a file besides the numbers, at most."""
 
 
