@@ -468,7 +468,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     real, made = suite.evaluate, []
 
     def counted(models: Any, *arguments: Any, **options: Any) -> Any:
-        """The first evaluation again, under the model's fingerprint: which one it was decides nothing here."""
+        """The first evaluation again, under the fingerprint of the model: nothing else decides here."""
         nonlocal runs
         runs += 1
         if not made:
