@@ -19,6 +19,7 @@ import typer
 
 from sslim import __version__
 from sslim.cli.bench import bench
+from sslim.cli.cache import cache
 from sslim.cli.checklist import checklist
 from sslim.cli.compress import compress
 from sslim.cli.convert import convert
@@ -56,6 +57,7 @@ for verb in (
     report,
     checklist,
     runs,
+    cache,
     demo,
 ):
     app.command()(verb)
