@@ -26,10 +26,9 @@ from sslim.report.verdict import judge
 from sslim.report.words import LANGUAGES, texts
 from tests.test_export import loaded_model
 
-
 TEACHER, OTHER = "t" * 64, "o" * 64
 HERE = "the model in the folder"
-"""Stands in evidence for the fingerprint of the model that it lies beside; `made_run` puts the real one in."""
+"""Stands in evidence for the fingerprint of the model that it lies beside; `put` writes the real one."""
 GROUPS_CELL = {"clips": 30, "score": 0.7, "interval": [0.6, 0.8]}
 
 

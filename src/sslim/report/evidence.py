@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sslim.errors import OutputError
 from sslim.files import read_json
-from sslim.identity import COMPUTATION
+from sslim.identity import COMPUTATION, content_of
 from sslim.report import formats
 from sslim.report.formats import Facts, Unusable
 from sslim.report.inspect import Inspection, inspect_model
@@ -253,7 +253,7 @@ def _take(found: Evidence, path: Path, *, beside: bool = False) -> None:
         leave("unused_random")
     elif not any(found.is_own(row) for row in rows):
         _whose(found, rows, leave)
-    elif kind == "export" and beside and _size(path.with_suffix("")) != facts["bytes"]:
+    elif kind == "export" and beside and not _is_file(path.with_suffix(""), facts):
         leave("unused_file", facts["file"])
     else:
         _sort(found, kind, facts, file)
@@ -262,8 +262,12 @@ def _take(found: Evidence, path: Path, *, beside: bool = False) -> None:
             leave("unused_teacher")
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+def _is_file(path: Path, facts: Facts) -> bool:
+    """Whether an exported file is the one that its figures are of."""
+    try:
+        return path.is_file() and content_of(path) == facts.get("fingerprint")
+    except OSError:
+        return False
 
 
 def _ours(found: Evidence, row: Facts) -> bool:
