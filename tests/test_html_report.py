@@ -15,7 +15,7 @@ from sslim.backbone.saving import save_folder
 from sslim.backbone.units import plan_of, shape_of
 from sslim.cli import run
 from sslim.errors import ConfigError, OutputError
-from sslim.identity import COMPUTATION
+from sslim.identity import COMPUTATION, content_of
 from sslim.report.card import model_card
 from sslim.report.checklist import FIELDS
 from sslim.report.evidence import read_evidence
@@ -215,8 +215,9 @@ def made_run(out: Path, *, evidence: bool = True) -> Path:
         put(folder / "ks.json", scores((-0.03, 0.01)), out)
         put(folder / "bench.json", BENCH, out)
         put(folder / "fidelity.json", FIDELITY, out)
-        put(out / "m.onnx.json", EXPORT, out)
         (out / "m.onnx").write_bytes(bytes(1000))
+        file = {"fingerprint": content_of(out / "m.onnx")}
+        put(out / "m.onnx.json", EXPORT | file, out)
     return out
 
 
