@@ -17,7 +17,8 @@ from sslim.backbone.convert import read_checkpoint
 from sslim.backbone.convert.torchaudio import MARK
 from sslim.backbone.families import build
 from sslim.backbone.loading import LoadedModel
-from sslim.errors import ExportError, OutputError
+from sslim.deploy.outputs import cannot_write
+from sslim.errors import ExportError
 
 GATES = (
     "extractor_prune_conv_channels",
@@ -34,26 +35,18 @@ def save_dphubert(loaded: LoadedModel, out: Path) -> None:
 
     Raises:
         ExportError: the reference's classes cannot hold this model, or the file reads back differently.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written; what is left of it there is the caller's to remove.
     """
     _refuse_what_does_not_fit(loaded)
     state = {_reference_name(name): tensor for name, tensor in _weights(loaded).items()}
-    aside = out.with_name(f".{out.name}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         # The format is torch.save's; plain tensors, numbers and lists, so it opens with weights_only=True.
-        torch.save({"state_dict": state, "config": _settings(loaded)}, aside)
-        _read_back(loaded, aside)
-        aside.replace(out)
+        torch.save({"state_dict": state, "config": _settings(loaded)}, out)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "write" not in str(error):
             raise
-        raise OutputError(
-            f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
-            "free space or choose another folder",
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+        raise cannot_write(out, error) from error
+    _read_back(loaded, out)
 
 
 def _refuse_what_does_not_fit(loaded: LoadedModel) -> None:
@@ -206,7 +199,9 @@ def _read_back(loaded: LoadedModel, file: Path) -> None:
     waveform = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     ours = loaded.model.distillation_features(waveform)
     theirs = again.distillation_features(waveform)
-    worst = max(float((x - y).abs().max()) for x, y in zip(ours, theirs, strict=True))
+    # A tensor's maximum is NaN where one value is; Python's max() would drop it.
+    differences = [(x - y).abs().max() for x, y in zip(ours, theirs, strict=True)]
+    worst = float(torch.stack(differences).max())
     if not worst < 1e-4:
         raise ExportError(
             f"the DPHuBERT file of {loaded.source} reads back with a difference of {worst:.1e}",
