@@ -179,7 +179,11 @@ def _check_place(out: Path, format: str, force: bool) -> None:
     """Refuses a place that cannot be written, or that holds what is not ours, before anything is computed."""
     if out.is_dir():
         raise OutputError(f"{out} is a folder", f"name a file in it: {out / ending(format)}")
-    description = _description_of(out)
+    for path in (out, description := _description_of(out)):
+        try:
+            path.exists()
+        except OSError as error:  # a name too long, a folder that may not be looked into
+            raise cannot_write(path, error) from error
     earlier = _earlier(description)
     if description.exists() and earlier is None:
         raise OutputError(

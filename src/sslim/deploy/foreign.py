@@ -8,6 +8,7 @@ zeros, which computes the same. What cannot be said at all is refused with the r
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from sslim.backbone.convert import read_checkpoint
 from sslim.backbone.convert.torchaudio import MARK
 from sslim.backbone.families import build
 from sslim.backbone.loading import LoadedModel
-from sslim.deploy.outputs import cannot_write
 from sslim.errors import ExportError
 
 GATES = (
@@ -35,17 +35,15 @@ def save_dphubert(loaded: LoadedModel, out: Path) -> None:
 
     Raises:
         ExportError: the reference's classes cannot hold this model, or the file reads back differently.
-        OutputError: `out` cannot be written; what is left of it there is the caller's to remove.
+        OSError: `out` cannot be written; what is left of it there is the caller's to remove.
     """
     _refuse_what_does_not_fit(loaded)
     state = {_reference_name(name): tensor for name, tensor in _weights(loaded).items()}
-    try:
-        # The format is torch.save's; plain tensors, numbers and lists, so it opens with weights_only=True.
-        torch.save({"state_dict": state, "config": _settings(loaded)}, out)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "write" not in str(error):
-            raise
-        raise cannot_write(out, error) from error
+    # The format is torch.save's; plain tensors, numbers and lists, so it opens with weights_only=True.
+    # Through memory, because torch's own writer does not tell a full disk from a defect.
+    held = io.BytesIO()
+    torch.save({"state_dict": state, "config": _settings(loaded)}, held)
+    out.write_bytes(held.getbuffer())
     _read_back(loaded, out)
 
 
