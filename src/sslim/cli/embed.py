@@ -44,11 +44,14 @@ def embed(
     def say(line: str) -> None:
         console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
 
-    with Progress(*columns, console=console, transient=True) as bars:
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
         bar = bars.add_task("")
         lengths: dict[Path, float] = {}
 
         def progress(recording: Path, seconds: float) -> None:
+            if hidden:
+                return
             if recording not in lengths:
                 lengths[recording] = duration(recording)
             bars.update(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,8 @@ WORK = ".embed.partial"
 WRITTEN_EVERY = 5.0
 """Seconds between two writings of the summary: a recording that it does not name is computed again."""
 LARGEST_BATCH = 1024
+NO_MEMORY = re.compile("bad_alloc|allocate memory|out of memory|Failed to allocate", re.IGNORECASE)
+"""How torch and onnxruntime say it; their errors have no kind of their own."""
 DEFAULT = Chunking()
 
 
@@ -333,6 +336,13 @@ def _one(
     except AudioError:
         path.unlink(missing_ok=True)
         raise
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        raise ConfigError(
+            f"not enough memory for {batch} chunk(s) of {chunking.chunk:g} s at once",
+            "give a smaller --batch or a shorter --chunk",
+        ) from error
     about = {
         "sampling_rate": str(SAMPLING_RATE),
         "hop": str(extractor.hop),
