@@ -322,8 +322,10 @@ def test_a_pipe_never_hangs(model: Path, tmp_path: Path, fresh_python: Any) -> N
     os.mkfifo(tmp_path / "in" / "x.wav")
     os.mkfifo(tmp_path / "list")
     (tmp_path / "files.txt").write_text("in/x.wav\n/dev/zero\n")
-    for source in ("in", "in/x.wav", "list", "files.txt"):
-        done = fresh_python("-m", "sslim", "embed", str(model), source, f"out-{source}")
+    for number, source in enumerate(
+        ("in", "in/x.wav", "list", "files.txt", "~nosuchuser/x", "x" * 300)
+    ):
+        done = fresh_python("-m", "sslim", "embed", str(model), source, f"out{number}")
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr
 
@@ -374,4 +376,9 @@ def test_not_enough_memory_is_a_sentence(
 def test_audio_that_is_not_there(model: Path, tmp_path: Path) -> None:
     with pytest.raises(AudioError):
         embed(model, tmp_path / "nowhere", tmp_path / "out")
+    write(tmp_path / "in" / "a.wav", 1, 1.0)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / ("x" * 300), tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OutputError):
+            embed(model, tmp_path / "in", out)
     assert not (tmp_path / "out").exists()

@@ -319,7 +319,7 @@ def test_outputs_are_checked_before_anything_is_computed(
 
     monkeypatch.setattr(exporting, "load_model", computing)
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file" / "m.onnx", tmp_path / ("x" * 255)):
+    for out in (tmp_path / "file" / "m.onnx", tmp_path / ("x" * 250), tmp_path / ("x" * 300)):
         with pytest.raises(OutputError):
             export(model, out)
     for value in (NAN, 1.5, -2.0):

@@ -18,7 +18,8 @@ import numpy as np
 from sslim.audio.blocks import read_blocks
 from sslim.audio.sources import find_files
 from sslim.deploy.extractor import Extractor, open_extractor
-from sslim.deploy.outputs import cannot_write
+from sslim.deploy.outputs import cannot_write, kind_of
+from sslim.deploy.signals import refuse_pipes
 from sslim.deploy.stores import Partial, check_format
 from sslim.deploy.streaming import Chunking, chunking_error, features
 from sslim.errors import AudioError, ConfigError, OutputError, first_line
@@ -90,10 +91,9 @@ def embed(
     check_format(format)
     if not 1 <= batch <= LARGEST_BATCH:
         raise ConfigError(f"the batch is {batch}", f"give a number from 1 to {LARGEST_BATCH}")
-    out, source = Path(out), Path(audio).expanduser()
-    if source.exists() and not source.is_file() and not source.is_dir():
-        raise AudioError(f"{source} is neither a file nor a folder", "give audio, or a list of it")
-    recordings = find_files(source)
+    out = Path(out)
+    refuse_pipes(audio)
+    recordings = find_files(audio)
     extractor = open_extractor(model, layer)
     frames = chunking.frames(extractor.hop)
     settings = {
@@ -179,10 +179,11 @@ class _Summary:
 
 def _refuse_others(out: Path, resume: bool) -> None:
     """Refuses a folder that is not ours, or that is not to be gone on with."""
-    if out.exists() and not out.is_dir():
+    kind = kind_of(out)
+    if kind in ("file", "other"):
         raise OutputError(f"{out} is a file", "name a folder")
     try:
-        inside = {path.name for path in out.iterdir()} if out.exists() else set()
+        inside = {path.name for path in out.iterdir()} if kind else set()
     except OSError as error:
         raise OutputError(
             f"cannot read {out}: {first_line(error)}", "name another folder"

@@ -22,7 +22,7 @@ from sslim.deploy.calibration import input_ranges
 from sslim.deploy.foreign import save_dphubert
 from sslim.deploy.graph import FLOAT, INT64
 from sslim.deploy.network import Network
-from sslim.deploy.outputs import cannot_write, prepare_file
+from sslim.deploy.outputs import cannot_write, kind_of, prepare_file
 from sslim.deploy.signals import Signals, find_signals
 from sslim.deploy.verify import Check, check_export
 from sslim.errors import (
@@ -177,23 +177,20 @@ def export(
 
 def _check_place(out: Path, format: str, force: bool) -> None:
     """Refuses a place that cannot be written, or that holds what is not ours, before anything is computed."""
-    if out.is_dir():
+    kind = kind_of(out)
+    if kind == "folder":
         raise OutputError(f"{out} is a folder", f"name a file in it: {out / ending(format)}")
-    for path in (out, description := _description_of(out)):
-        try:
-            path.exists()
-        except OSError as error:  # a name too long, a folder that may not be looked into
-            raise cannot_write(path, error) from error
+    description = _description_of(out)
     earlier = _earlier(description)
-    if description.exists() and earlier is None:
+    if kind_of(description) and earlier is None:
         raise OutputError(
             f"{description}, where the file's description goes, is no description of an export",
             "choose another name for the file",
         )
-    if out.exists() or out.is_symlink():
+    if kind or out.is_symlink():
         if not force:
             raise OutputError(f"{out} exists", "use --force to replace it, or another name")
-        if not out.is_file() or not _is_export(out, earlier):
+        if kind != "file" or not _is_export(out, earlier):
             raise OutputError(
                 f"{out} is no file that sslim export wrote, or was changed since",
                 "choose another name, or remove it yourself",

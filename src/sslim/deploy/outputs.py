@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from sslim.errors import OutputError, first_line
 from sslim.files import partial_name
+
+
+def kind_of(path: Path) -> str:
+    """`file`, `folder`, `other` (a pipe, a device), or "" where there is nothing yet.
+
+    Raises:
+        OutputError: nobody can tell, so nothing can be written there either.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be looked into
+        raise cannot_write(path, error) from error
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def prepare_file(path: Path) -> None:
@@ -16,9 +32,10 @@ def prepare_file(path: Path) -> None:
     Raises:
         OutputError: it cannot, or `path` is a folder or a device.
     """
-    if path.is_dir():
+    kind = kind_of(path)
+    if kind == "folder":
         raise OutputError(f"{path} is a folder", f"name a file in it, such as {path / 'out.json'}")
-    if path.exists() and not path.is_file():
+    if kind == "other":
         raise OutputError(f"{path} is no regular file", "name another file")
     aside = partial_name(path)
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 
 from sslim.audio import load_audio, read_source
 from sslim.audio.manifest import Utterance
-from sslim.errors import AudioError
+from sslim.errors import AudioError, first_line
 from sslim.plan import SAMPLING_RATE
 
 UTTERANCES = 32
@@ -115,9 +117,7 @@ def _is_where(value: Any) -> bool:
 
 
 def _read(source: str | Path, where: Mapping[str, str], calibrates: bool) -> Signals:
-    path = Path(source).expanduser()
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise AudioError(f"{source} is neither a file nor a folder", "give a folder, list or CSV")
+    refuse_pipes(source)
     manifest = read_source(source, where=where)
     name = Path(str(source)).name
     waveforms = [_cropped(utterance) for utterance in _spread(manifest.utterances)]
@@ -142,6 +142,24 @@ def _read(source: str | Path, where: Mapping[str, str], calibrates: bool) -> Sig
         False,
         ("there is one utterance only: give more speech like yours with --audio",),
     )
+
+
+def refuse_pipes(source: str | Path) -> None:
+    """Refuses a source that would be waited for without end.
+
+    Raises:
+        AudioError: it is a pipe or a device, or no possible name.
+    """
+    try:
+        mode = os.stat(Path(source).expanduser()).st_mode
+    except FileNotFoundError:
+        return  # whoever reads it says so
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AudioError(
+            f"the audio source {source} cannot be looked at: {first_line(error)}", "check the path"
+        ) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise AudioError(f"{source} is neither a file nor a folder", "give audio, or a list of it")
 
 
 def _spread(utterances: Sequence[Utterance]) -> list[Utterance]:
