@@ -208,9 +208,7 @@ def test_the_decision_always_meets_the_budget(
         ) + sum(len(layer.heads or ()) + len(layer.ffn or ()) for layer in decision.plan.layers)
 
 
-SUBSETS = [
-    kinds for number in range(1, 6) for kinds in itertools.combinations(UNITS, number)
-]
+SUBSETS = [kinds for number in range(1, 6) for kinds in itertools.combinations(UNITS, number)]
 
 
 @pytest.mark.parametrize("kinds", SUBSETS, ids="+".join)

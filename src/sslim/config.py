@@ -501,7 +501,7 @@ LIMITS: Mapping[str, Limits] = {
     "seconds_per_batch": Limits(0.0, 100_000.0, _AUDIO),
     "workers": Limits(0, 256, "each is a process with a copy of the list of files"),
     "log_every": Limits(1, 10**9, _ENDLESS),
-    "check_every": Limits(0, 10_000, "a request to stop would wait for hours"),
+    "check_every": Limits(0, 1000, "a request to stop would wait for hours"),
     "checkpoint_every": Limits(1, 10**9, _ENDLESS),
     "keep_checkpoints": Limits(1, 10**9, _ENDLESS),
     "target_cache_gib": Limits(0.0, 1e6, "a million GiB is more than any disk"),

@@ -14,7 +14,7 @@ from sslim.prune.gates import Gates, open_probability, soft_value
 
 SLACK = 0.01
 """The result is never above the budget, and with channels or FFN units at most this share below it. Heads
-alone and whole blocks are coarse: there it may be further below, by less than any one more unit would take."""
+alone and whole blocks are coarse: there it may be further below, by less than any closed unit would take."""
 UNDECIDED = (0.05, 0.95)
 """A gate whose open probability lies between has not settled."""
 
@@ -30,8 +30,8 @@ class Budget:
     """An upper bound on parameters or MACs of the backbone.
 
     It is never exceeded. With conv channels or FFN units among what may go (the default), at most 1% of it is
-    left unused; where whole blocks may go as well, or heads alone, more than that may be, but always less than
-    any closed unit would take (`decide`).
+    left unused; where whole blocks may go as well, or heads alone, more than that may be, but always less
+    than any closed unit would take (`decide`).
     """
 
     quantity: str

@@ -14,7 +14,6 @@ import torch
 import sslim
 from sslim.errors import ConfigError
 
-
 MOST_BETWEEN_LOOKS = 10
 """Updates after which a GPU is looked at in any case."""
 
