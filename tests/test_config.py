@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sslim import config as config_module
 from sslim.config import (
+    LIMITS,
     SAFE_TO_CHANGE,
     SETTINGS,
     UNITS,
@@ -36,7 +37,7 @@ from sslim.config import (
 from sslim.errors import BudgetError, ConfigError
 from sslim.recipes import RECIPES, demo, fast, get_recipe, paper, resolve
 
-positive = st.floats(1e-6, 1e6)
+rate = st.floats(1e-9, 1.0)
 fraction = st.floats(0, 1)
 counts = st.integers(1, 10**9)
 budgets = st.one_of(
@@ -46,16 +47,17 @@ budgets = st.one_of(
 )
 configs = st.builds(
     RunConfig,
-    seed=st.integers(0, 2**63),
-    seconds_per_update=st.floats(100, 1e6),
+    seed=st.integers(0, 2**63 - 1),
+    seconds_per_update=st.floats(100, 1e5),
     seconds_per_batch=st.floats(0, 100),
     device=st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:3"]),
     precision=st.sampled_from(["auto", "float32", "bfloat16"]),
-    workers=st.integers(0, 64),
+    workers=st.integers(0, 256),
     log_every=counts,
+    check_every=st.integers(0, 1000),
     checkpoint_every=counts,
     keep_checkpoints=counts,
-    clip_norm=positive,
+    clip_norm=st.floats(1e-6, 1e6),
     budget=budgets,
     budget_quantity=st.sampled_from(["parameters", "macs"]),
     units=st.lists(st.sampled_from(UNITS), min_size=1, unique=True).map(tuple),
@@ -64,15 +66,15 @@ configs = st.builds(
     stage1=st.builds(
         JointConfig,
         updates=counts,
-        learning_rate=positive,
+        learning_rate=rate,
         warmup_fraction=fraction,
-        gate_learning_rate=positive,
+        gate_learning_rate=rate,
         sparsity_warmup_fraction=fraction,
     ),
     stage2=st.builds(
         RecoveryConfig,
         updates=st.integers(0, 10**6),
-        learning_rate=positive,
+        learning_rate=rate,
         warmup_fraction=fraction,
     ),
 )
@@ -223,6 +225,44 @@ def test_what_is_out_of_range_is_refused_by_name(setting: str) -> None:
     assert ";" not in str(raised.value)  # one mistake gives one problem
 
 
+def test_every_setting_that_is_a_number_has_limits_and_a_reason() -> None:
+    numbers = {
+        name
+        for name, value in to_flat_dict(replace(RunConfig(), layers=(0,))).items()
+        if isinstance(value[0] if value and isinstance(value, tuple) else value, int | float)
+    }
+    assert set(LIMITS) == numbers
+    for name, limits in LIMITS.items():
+        assert limits.least < limits.most, name
+        assert len(limits.why) > 10, name
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_lies_beyond_a_limit_is_refused_with_the_reason(name: str) -> None:
+    limits = LIMITS[name]
+    for value in (limits.most, limits.least if not limits.above else limits.most):
+        assert limits.problem(name, value) == ""
+    beyond = limits.most + 1 if isinstance(limits.most, int) else 1e308
+    for text in (str(beyond), str(10**20), *(["1e308"] if isinstance(beyond, float) else [])):
+        with pytest.raises(ConfigError) as raised:
+            apply_settings(RunConfig(), [f"{name}={text}"])
+        assert limits.why in str(raised.value)
+        assert ";" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"at least|above"):
+        apply_settings(RunConfig(), [f"{name}=-1"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nan", "inf", "-inf", "1e400", "²", "\uff12\uff15", "٣", "9" * 5000, "0x10", "1e", ""],
+)
+@pytest.mark.parametrize("name", ["seed", "seconds_per_update", "stage1.updates", "clip_norm"])
+def test_what_is_no_number_is_refused_in_a_line(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be") as raised:
+        apply_settings(RunConfig(), [f"{name}={text}"])
+    assert len(str(raised.value)) < 300
+
+
 def test_validate_checks_objects_made_in_code() -> None:
     RunConfig().validate()
     with pytest.raises(ConfigError, match=r"stage1\.updates must be a whole number"):
@@ -241,6 +281,47 @@ def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(broken)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed = " + "[" * 20_000 + "]" * 20_000, "not valid TOML"),
+        ("seed = " + "[" * 300 + "]" * 300, "seed must be a whole number"),
+        ("a = {" * 300 + "}" * 300, "a is unknown"),
+        ("seed = " + "9" * 5000, "not valid TOML"),
+        ("seed = 0x" + "f" * 5000, "seed must be at most"),
+        ("clip_norm = 0x" + "f" * 5000, "clip_norm must be a number"),
+        ("x" * 5000 + " = 1", "is unknown"),
+        ("seed = nan", "seed must be a whole number"),
+        ("clip_norm = nan", "clip_norm must be a number"),
+        ("seed = 1979-05-27", "seed must be a whole number"),
+        ("stage1 = []", "section with settings of its own"),
+        ('device = "' + "x" * 5000 + '"', "device knows"),
+        ("seed = 1\n" + "# more\n" * 20_000, "larger than 64 KiB"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_hostile_files_are_refused_in_a_line(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(file)
+    assert len(str(raised.value)) < 400 + len(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_files_without_an_end_or_a_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="larger than 64 KiB"):
+        load_config("/dev/zero")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config("a\0b")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 5\r\n")
+    assert load_config(file).seed == 5
 
 
 def test_settings_that_may_change_on_resume_exist() -> None:
@@ -272,11 +353,17 @@ def test_budgets_are_read(text: str, target: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "0%", "100%", "250%", "-5%", "0.25", "abc", "25 percent", "nan", "1e6", "5T", "0M"],
+    [
+        *("", "0", "0%", "100%", "250%", "-5%", "0.25", "abc", "25 percent", "nan", "1e6", "5T"),
+        *("0M", "1e400", "inf", "²", "2²%", "\uff12\uff15%", "\uff12\uff15\uff05", "25%%", "٢٥%"),
+        *("9" * 5000, "0." + "0" * 5000 + "1", "%", "M", "25\0%", "_5%"),
+    ],
+    ids=lambda text: text[:12],
 )
 def test_what_is_no_budget_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as raised:
         BudgetSpec.parse(text)
+    assert len(str(raised.value)) < 200
 
 
 @pytest.mark.parametrize("text", ["1000", "1M"])
@@ -342,9 +429,26 @@ def test_each_argument_edits_what_those_before_it_say(tmp_path: Path) -> None:
     assert (config.budget_quantity, config.device) == ("macs", "cpu")
     assert config.stage1 == fast().stage1
     config = resolve("fast", config=file, params="24M", device="cuda:1")
-    assert (config.budget, config.budget_quantity) == ("24M", "parameters")
+    assert (config.budget, config.budget_quantity) == ("24M", "macs")
     assert config.device == "cuda:1"
     assert resolve(sparsity=0.75).budget == "25%"
+
+
+@pytest.mark.parametrize("option", [{"params": "40%"}, {"sparsity": 0.6}])
+def test_a_budget_s_option_says_how_much_and_not_of_what(
+    option: dict[str, Any], tmp_path: Path
+) -> None:
+    """The documented budget on operations: `--params 40% --set budget_quantity=macs`, or a file."""
+    file = tmp_path / "run.toml"
+    file.write_text('budget_quantity = "macs"\nbudget = "30%"\n')
+    for config in (
+        resolve("paper", settings=["budget_quantity=macs"], **option),
+        resolve("paper", config=file, **option),
+    ):
+        assert (config.budget, config.budget_quantity) == ("40%", "macs")
+    back = resolve("paper", config=file, settings=["budget_quantity=parameters"], **option)
+    assert (back.budget, back.budget_quantity) == ("40%", "parameters")
+    assert resolve("paper", **option).budget_quantity == "parameters"
 
 
 def test_two_budgets_are_one_too_many() -> None:

@@ -29,7 +29,7 @@ from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.distill.task import JointTask
 from sslim.plan import ModelShape, PruningPlan, Widths
-from sslim.prune.budget import Budget, decide
+from sslim.prune.budget import Budget, Decision, decide, open_units, plan_with
 from sslim.prune.gates import GatedModel, Gates, open_probability, stretch
 from sslim.prune.surgery import cut
 
@@ -146,6 +146,14 @@ def test_dense_hidden_states(recording: Recording, corrupted: bool) -> None:
 # --- gates ---------------------------------------------------------------------------------------
 
 
+def own_decision(gates: Gates) -> Decision:
+    """What the gates decide by themselves, as the reference does: under a budget that it meets exactly."""
+    count = plan_with(gates, open_units(gates)).parameters(gates.shape)
+    decision = decide(gates, Budget("parameters", count, count + 1))
+    assert decision.shift == 0.0
+    return decision
+
+
 @pytest.mark.parametrize("corrupted", [False, True])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_decision_and_open_gates(recording: Recording, setting: str, corrupted: bool) -> None:
@@ -153,7 +161,7 @@ def test_decision_and_open_gates(recording: Recording, setting: str, corrupted: 
     if corrupted:
         with torch.no_grad():
             gates.log_alpha += 0.3
-    values = gates.split(decide(gates, None).values)
+    values = gates.split(own_decision(gates).values)
     opened = gates.split(open_probability(gates.log_alpha.detach()))
     mask_off, count_off = [], []
     for group in gates.groups:
@@ -239,7 +247,7 @@ def test_masked_and_pruned_hidden_states(
     gates = recording.gates(model, setting)
     if corrupted:
         corrupt(model)
-    decision = decide(gates, None)
+    decision = own_decision(gates)
     gated = GatedModel(model, gates).eval()
     masked = gated(decision.values, recording.waveforms())
     small = cut(model, decision.plan, gated.folded_state(decision.values)).eval()
@@ -300,7 +308,9 @@ def test_converted_pruned_checkpoint(recording: Recording, tmp_path: Path, corru
 
 
 @pytest.mark.parametrize("corrupted", [False, True])
-def test_ten_training_steps(recording: Recording, corrupted: bool) -> None:
+def test_ten_training_steps(
+    recording: Recording, corrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = recording.meta["train"]
     student = recording.model()
     shape = reference_shape(student)
@@ -332,6 +342,10 @@ def test_ten_training_steps(recording: Recording, corrupted: bool) -> None:
     def recorded(prefix: str) -> torch.Tensor:
         return torch.cat([recording.tensors[f"{prefix}.{reference(group)}"] for group in groups])
 
+    def noise(seed: int, update: int) -> torch.Tensor:
+        return recorded(f"train.u.{update}")
+
+    monkeypatch.setattr(task.gates, "noise", noise, raising=False)
     with torch.no_grad():
         task.gates.log_alpha.copy_(recorded("train.log_alpha0"))
     if corrupted:
@@ -344,7 +358,6 @@ def test_ten_training_steps(recording: Recording, corrupted: bool) -> None:
     off: dict[str, list[float]] = {"distill": [], "l1": [], "cos": [], "sparsity": [], "lambda": []}
     for step, expected in enumerate(plan["steps"]):
         task.begin_update(step)
-        task.set_noise(recorded(f"train.u.{step}"))
         optimiser.zero_grad()
         assert task.target == pytest.approx(expected["sparsity_target"])
         first, second = task.multipliers.tolist()

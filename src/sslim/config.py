@@ -16,9 +16,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from sslim.errors import ConfigError
+from sslim.errors import ConfigError, first_line
 from sslim.target import BudgetSpec, budget_from_sparsity, parse_budget
 
 __all__ = [
@@ -37,6 +37,8 @@ __all__ = [
     "difference",
     "SAFE_TO_CHANGE",
     "SETTINGS",
+    "LIMITS",
+    "Limits",
     "PRECISIONS",
     "QUANTITIES",
     "UNITS",
@@ -46,8 +48,19 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 QUANTITIES = ("parameters", "macs")
 UNITS = ("conv", "head", "ffn", "attention_block", "ffn_block")
 
+LARGEST_FILE = 64 * 2**10
+"""Bytes of a configuration file that is still read; one that sets everything has two thousand."""
+
 SAFE_TO_CHANGE = frozenset(
-    {"device", "workers", "log_every", "checkpoint_every", "keep_checkpoints", "trackers"}
+    {
+        "device",
+        "workers",
+        "log_every",
+        "check_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "trackers",
+    }
 )
 """Settings that may differ when a run is resumed: none of them changes what is computed."""
 
@@ -134,6 +147,11 @@ class RunConfig:
     log_every: int = 10
     """Updates between two lines of the log."""
 
+    check_every: int = 0
+    """Updates between two looks at the figures, which make a GPU wait: only then is a loss that is not finite
+    noticed, or a request to stop. 0: chosen by the device (every update on a CPU, on a GPU as often as the
+    log is written, at least every tenth)."""
+
     checkpoint_every: int = 500
     """Updates between two states that `--resume` can go on from."""
 
@@ -155,7 +173,8 @@ class RunConfig:
     """What may remain: a share of the teacher (`25%`) or a count (`24M`, `0.3G`, `23600000`)."""
 
     budget_quantity: str = "parameters"
-    """What the budget counts: `parameters`, or `macs` (multiply-accumulates)."""
+    """What the budget counts: `parameters`, or `macs` (multiply-accumulates; as a count, those of an
+    utterance of 10 s)."""
 
     units: tuple[str, ...] = ("conv", "head", "ffn")
     """What may be removed: any of `conv` (channels of the convolutional front-end), `head`, `ffn`
@@ -207,15 +226,24 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
     """
     try:
         with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        reason = error.strerror or str(error)
+            data = file.read(LARGEST_FILE + 1)  # a device such as /dev/zero has no end
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"the configuration file '{path}' cannot be read: {reason}", "Check the path"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(data) > LARGEST_FILE:
         raise ConfigError(
-            f"the configuration file '{path}' is not valid TOML: {error}", "Correct that line"
+            f"the configuration file '{path}' is larger than {LARGEST_FILE // 2**10} KiB",
+            "Check the path: a file of settings is far smaller",
+        )
+    try:
+        values = tomllib.loads(data.decode("utf-8-sig"))
+    # Bytes that are no UTF-8 and integers of thousands of digits are ValueErrors too.
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"the configuration file '{path}' is not valid TOML: {first_line(error)}",
+            "Correct that line",
         ) from error
     return from_dict(values, base)
 
@@ -232,7 +260,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
-            problems.append(f"'{setting}' is not of the form key=value")
+            problems.append(f"{_shown(setting)} is not of the form key=value")
         elif name not in _TYPES:
             problems.append(_unknown(name))
         else:
@@ -335,7 +363,9 @@ def _edit(section: Section, values: Mapping[str, Any], prefix: str, problems: li
             if isinstance(value, Mapping):
                 changes[key] = _edit(current, value, f"{name}.", problems)
             else:
-                problems.append(f"{name} is a section with settings of its own, got {value!r}")
+                problems.append(
+                    f"{name} is a section with settings of its own, got {_shown(value)}"
+                )
             continue
         try:
             changes[key] = _as_type(value, _TYPES[name])
@@ -379,6 +409,10 @@ def _from_text(text: str, hint: Any) -> Any:
         return tuple(_from_text(item, get_args(hint)[0]) for item in items if item)
     if hint is str:
         return text
+    if (
+        not text.isascii()
+    ):  # Python would take digits of any script, and some of them look like others
+        raise _NotOfThisTypeError
     try:
         return _as_type(hint(text), hint)
     except ValueError:
@@ -393,7 +427,16 @@ def _wrong_type(name: str, value: Any, hint: Any) -> str:
         words = f"a list, each entry {_TYPE_WORDS[get_args(hint)[0]]}"
     else:
         words = _TYPE_WORDS[hint]
-    return f"{name} must be {words}, got {value!r}"
+    return f"{name} must be {words}, got {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message of one line, whatever a file holds."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
+        return f"{type(value).__name__} that is too long to show"
+    return text if len(text) <= 80 else f"{text[:70]}..."
 
 
 def _unknown(name: str) -> str:
@@ -405,7 +448,7 @@ def _unknown(name: str) -> str:
         near = difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.7)
         matches = leaves[near[0]] if near else []
     suffix = f" (did you mean {' or '.join(matches)}?)" if matches else ""
-    return f"{name} is unknown{suffix}"
+    return f"{name if len(name) <= 80 else name[:70] + '...'} is unknown{suffix}"
 
 
 def _checked(config: RunConfig, problems: list[str]) -> RunConfig:
@@ -426,18 +469,71 @@ def _raise_all(problems: list[str]) -> None:
         raise ConfigError("; ".join(problems), hint)
 
 
+class Limits(NamedTuple):
+    """What a number may be."""
+
+    least: float
+    most: float
+    why: str
+    """Why not more."""
+    above: bool = False
+    """Whether it must lie above `least`."""
+
+    def problem(self, name: str, value: float) -> str:
+        """What is wrong with a value; empty: nothing."""
+        if value < self.least or (self.above and value == self.least):
+            bound = f"above {self.least:g}" if self.above else f"at least {self.least:g}"
+            return f"{name} must be {bound}, got {_shown(value)}"
+        if value > self.most:
+            return f"{name} must be at most {self.most:,} ({self.why}), got {_shown(value)}"
+        return ""
+
+
+_ENDLESS = "thirty years of updates that take a second"
+_STEP = "the optimiser moves each weight by about this much per update, and weights are below 1"
+_SHARE = "it is a share"
+_LONGEST = "attention over more than an hour in one piece fits no memory"
+_AUDIO = "more than a day of audio in one update, ten times the most that was published"
+
+LIMITS: Mapping[str, Limits] = {
+    "seed": Limits(0, 2**63 - 1, "what a TOML file can hold"),
+    "seconds_per_update": Limits(0.1, 100_000.0, _AUDIO),
+    "seconds_per_batch": Limits(0.0, 100_000.0, _AUDIO),
+    "workers": Limits(0, 256, "each is a process with a copy of the list of files"),
+    "log_every": Limits(1, 10**9, _ENDLESS),
+    "check_every": Limits(0, 1000, "a request to stop would wait for hours"),
+    "checkpoint_every": Limits(1, 10**9, _ENDLESS),
+    "keep_checkpoints": Limits(1, 10**9, _ENDLESS),
+    "target_cache_gib": Limits(0.0, 1e6, "a million GiB is more than any disk"),
+    "clip_norm": Limits(0.0, 1e6, "no gradient reaches it, so this is no clipping", above=True),
+    "layers": Limits(0, 1000, "no model is as deep"),
+    "audio.min_seconds": Limits(0.0, 3600.0, _LONGEST),
+    "audio.max_seconds": Limits(0.1, 3600.0, _LONGEST),
+    "stage1.updates": Limits(1, 10**9, _ENDLESS),
+    "stage1.learning_rate": Limits(0.0, 1.0, _STEP, above=True),
+    "stage1.warmup_fraction": Limits(0.0, 1.0, _SHARE),
+    "stage1.gate_learning_rate": Limits(
+        0.0, 10.0, "a gate would open and close for good within two updates", above=True
+    ),
+    "stage1.sparsity_warmup_fraction": Limits(0.0, 1.0, _SHARE),
+    "stage1.shrink_chances": Limits(0, 10**9, _ENDLESS),
+    "stage1.shrink_multiple": Limits(1, 2**16, "no layer is as wide"),
+    "stage2.updates": Limits(0, 10**9, _ENDLESS),
+    "stage2.learning_rate": Limits(0.0, 1.0, _STEP, above=True),
+    "stage2.warmup_fraction": Limits(0.0, 1.0, _SHARE),
+}
+"""What each setting that is a number may be (`layers`: each of its numbers)."""
+
+
 def _range_problems(config: RunConfig) -> Iterator[str]:
     flat = to_flat_dict(config)
-
-    def at_least(least: float, *names: str) -> Iterator[str]:
-        for name in names:
-            if flat[name] < least:
-                yield f"{name} must be at least {least}, got {flat[name]}"
-
-    def above_zero(*names: str) -> Iterator[str]:
-        for name in names:
-            if flat[name] <= 0:
-                yield f"{name} must be above 0, got {flat[name]}"
+    alone = [
+        problem
+        for name, limits in LIMITS.items()
+        for value in (flat[name] if isinstance(flat[name], tuple) else (flat[name],))
+        if (problem := limits.problem(name, value))
+    ]
+    yield from alone
 
     def one_of(name: str, allowed: Sequence[str]) -> Iterator[str]:
         values = flat[name] if isinstance(flat[name], tuple) else (flat[name],)
@@ -445,21 +541,8 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
             if value not in allowed:
                 near = difflib.get_close_matches(str(value), allowed, n=1)
                 suffix = f" (did you mean {near[0]}?)" if near else ""
-                yield f"{name} knows {', '.join(allowed)}, got {value!r}{suffix}"
+                yield f"{name} knows {', '.join(allowed)}, got {_shown(value)}{suffix}"
 
-    yield from at_least(
-        0, "seed", "seconds_per_batch", "workers", "stage2.updates", "target_cache_gib"
-    )
-    yield from at_least(0, "stage1.shrink_chances")
-    yield from at_least(1, "stage1.shrink_multiple")
-    yield from at_least(1, "log_every", "checkpoint_every", "keep_checkpoints", "stage1.updates")
-    yield from above_zero("seconds_per_update", "clip_norm", "audio.max_seconds")
-    yield from above_zero("stage1.learning_rate", "stage1.gate_learning_rate")
-    yield from above_zero("stage2.learning_rate")
-    yield from at_least(0, "audio.min_seconds")
-    for name in ("stage1.warmup_fraction", "stage1.sparsity_warmup_fraction"):
-        yield from _fraction_problem(name, flat[name])
-    yield from _fraction_problem("stage2.warmup_fraction", config.stage2.warmup_fraction)
     yield from one_of("precision", PRECISIONS)
     yield from one_of("budget_quantity", QUANTITIES)
     yield from one_of("units", UNITS)
@@ -467,8 +550,17 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
         yield f"units is empty, so nothing could be removed: name some of {', '.join(UNITS)}"
     if len(set(config.units)) != len(config.units):
         yield f"units names one kind twice, got {','.join(config.units)}"
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device) is None:
-        yield f"device knows auto, cpu, cuda, cuda:1, mps, got {config.device!r}"
+    if re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", config.device) is None:
+        yield f"device knows auto, cpu, cuda, cuda:1, mps, got {_shown(config.device)}"
+    if not alone:  # how settings stand to each other matters once each is possible
+        yield from _relation_problems(config)
+    try:
+        BudgetSpec.parse(config.budget)
+    except ConfigError as error:
+        yield f"budget: {error.problem} ({error.hint})"
+
+
+def _relation_problems(config: RunConfig) -> Iterator[str]:
     if config.seconds_per_batch > config.seconds_per_update:
         yield (
             f"seconds_per_batch must not exceed seconds_per_update ({config.seconds_per_update}), "
@@ -479,16 +571,5 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
             f"audio.max_seconds must be above audio.min_seconds ({config.audio.min_seconds}), "
             f"got {config.audio.max_seconds}"
         )
-    if any(layer < 0 for layer in config.layers) or list(config.layers) != sorted(
-        set(config.layers)
-    ):
-        yield f"layers must rise from 0 or above, got {','.join(map(str, config.layers))}"
-    try:
-        BudgetSpec.parse(config.budget)
-    except ConfigError as error:
-        yield f"budget: {error.problem} ({error.hint})"
-
-
-def _fraction_problem(name: str, value: float) -> Iterator[str]:
-    if not 0 <= value <= 1:
-        yield f"{name} must be between 0 and 1, got {value}"
+    if list(config.layers) != sorted(set(config.layers)):
+        yield f"layers must rise from 0 or above, got {_shown(','.join(map(str, config.layers)))}"

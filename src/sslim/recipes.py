@@ -4,7 +4,8 @@
     fast    a quarter of the audio per update and a tenth of the updates
     demo    minutes on two cores, for the embedded teacher
 
-A run's settings are resolved once, here: recipe, file, settings, then the budget's own options.
+A run's settings are resolved once, here: recipe, file, settings, then the budget's own options. These say
+how much may remain; of what is `budget_quantity`, wherever that was set.
 """
 
 from __future__ import annotations
@@ -130,8 +131,8 @@ def resolve(
         recipe: a name in `RECIPES`.
         config: a TOML file.
         settings: such as `stage1.updates=2000`.
-        params: a budget on parameters, such as `25%` or `24M`.
-        sparsity: the share of the parameters to remove, instead of `params`.
+        params: how much may remain of what `budget_quantity` counts, such as `25%` or `24M`.
+        sparsity: the share of it to remove, instead of `params`.
         device: as `RunConfig.device`; None and `auto` leave what file and settings say.
 
     Raises:
@@ -148,7 +149,7 @@ def resolve(
     budget = budget_from_sparsity(sparsity) if sparsity is not None else params
     if budget is not None:
         BudgetSpec.parse(budget)  # so that the message is about the budget, not about a field
-        result = replace(result, budget=budget, budget_quantity="parameters")
+        result = replace(result, budget=budget)
     if device not in (None, "auto"):  # "auto" asks for nothing that a file may have named
         result = replace(result, device=str(device))
     result.validate()

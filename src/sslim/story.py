@@ -355,7 +355,7 @@ def _target_cache(run: _Run) -> TargetCache | None:
     gib = run.config.target_cache_gib
     if not gib:
         return None
-    return TargetCache(run.folder / "targets", int(gib * 2**30 / run.processes.count))
+    return TargetCache(run.folder / "targets", int(gib * 2**30), run.processes.count)
 
 
 def _save_pruned(

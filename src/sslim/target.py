@@ -13,6 +13,8 @@ from sslim.errors import BudgetError, ConfigError
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _FORMS = "Write a share such as 25%, or a count such as 24M, 0.3G or 23600000"
+_LARGEST = 10**18
+"""No model has as many parameters or multiply-accumulates."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +31,31 @@ class BudgetSpec:
     def parse(cls, text: str) -> BudgetSpec:
         """Read `25%`, `24M`, `0.3G`, `23600000`.
 
+        Digits are ASCII: full-width ones and superscripts are refused rather than guessed at.
+
         Raises:
             ConfigError: the text is none of these, or not between 0 and 100 % (both excluded).
         """
+        shown = text if len(text) <= 40 else f"{text[:30]}..."
         match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)\s*([%KMGBkmgb]?)", text.strip())
         if match is None:
-            raise ConfigError(f"the budget '{text}' is not understood", _FORMS)
+            raise ConfigError(f"the budget '{shown}' is not understood", _FORMS)
         number = Decimal(match[1])
         suffix = match[2].upper()
         if suffix == "%":
             if not 0 < number < 100:
                 raise ConfigError(
-                    f"a budget of '{text}' is not between 0% and 100%",
+                    f"a budget of '{shown}' is not between 0% and 100%",
                     "Write the share that may remain, such as 25%",
                 )
             return cls(number, is_share=True)
         count = number * _SUFFIXES[suffix]
         if count < 1:
-            raise ConfigError(f"the budget '{text}' is less than one parameter", _FORMS)
+            raise ConfigError(f"the budget '{shown}' leaves nothing", _FORMS)
+        if count > _LARGEST:
+            raise ConfigError(f"the budget '{shown}' is more than any model has", _FORMS)
         if not suffix and count != int(count):
-            raise ConfigError(f"the budget '{text}' is not a whole count", _FORMS)
+            raise ConfigError(f"the budget '{shown}' is not a whole count", _FORMS)
         return cls(count, is_share=False)
 
     def target(self, dense: int) -> int:
@@ -62,7 +69,7 @@ class BudgetSpec:
         if target >= dense:
             raise BudgetError(
                 f"the budget of {target:,} is not below the {dense:,} that the teacher has",
-                "Ask for less than the teacher, such as 25%",
+                "Ask for less than the teacher has, such as 25%",
             )
         if target < 1:
             raise BudgetError(f"the budget leaves nothing of the teacher's {dense:,}", _FORMS)

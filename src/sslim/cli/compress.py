@@ -30,7 +30,10 @@ def compress(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     params: Annotated[
         str | None,
-        typer.Option(metavar="BUDGET", help="Parameters that may remain: 25% or 24M."),
+        typer.Option(
+            metavar="BUDGET",
+            help="What may remain: 25% or 24M parameters (or operations: budget_quantity=macs).",
+        ),
     ] = None,
     sparsity: Annotated[
         float | None,

@@ -7,6 +7,7 @@ sampler then does (`UpdateSampler(alike=True)`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -17,8 +18,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sslim.identity import COMPUTATION
+
 TRIALS = 20
 """Readings after which it is decided whether reading is faster than computing."""
+
+_VERSION = f"computation {COMPUTATION}".encode()
+"""What another version of the computing code left in the folder of an interrupted run is not used."""
 
 
 class TargetCache:
@@ -28,13 +34,14 @@ class TargetCache:
         folder: made if missing; what an interrupted run left in it is used.
         limit: bytes it may hold. When it is full it keeps what it has: audio comes round in epochs, so what
             was written last is not needed sooner.
+        processes: how many write to the folder; each may fill its share of the room that is left.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, processes: int = 1) -> None:
         self.folder = folder
-        self.limit = limit
         folder.mkdir(parents=True, exist_ok=True)
-        self.held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        self.room = (limit - _held(folder)) // processes
+        """Bytes that this process may still write."""
         self.read = self.computed = 0
         self.seconds_reading = self.seconds_computing = 0.0
 
@@ -56,7 +63,7 @@ class TargetCache:
             return _rounded(compute())
         began = time.perf_counter()
         samples = waveforms.detach().cpu().contiguous()
-        digest = hashlib.blake2b(samples.numpy().tobytes(), digest_size=16)
+        digest = hashlib.blake2b(samples.numpy().tobytes(), digest_size=16, key=_VERSION)
         path = self.folder / f"{digest.hexdigest()}-{len(samples)}.safetensors"
         if path.exists():
             try:
@@ -76,17 +83,28 @@ class TargetCache:
 
     def _keep(self, path: Path, states: list[torch.Tensor]) -> None:
         size = sum(2 * state.numel() for state in states)
-        if self.held + size > self.limit:
+        if size > self.room:
             return
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         tensors = {str(index): state.contiguous().cpu() for index, state in enumerate(states)}
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
+            # Not synced: what a power cut spoils is computed again, and a sync costs more than that.
             save_file(tensors, aside)
             aside.replace(path)
-            self.held += size
+            self.room -= size
         except (OSError, SafetensorError):  # a full disk ends the cache, not the run
-            aside.unlink(missing_ok=True)
-            self.limit = 0
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            self.room = 0
+
+
+def _held(folder: Path) -> int:
+    """Bytes in the folder's files, while other processes write and rename there."""
+    held = 0
+    for path in folder.glob("*.safetensors"):
+        with contextlib.suppress(OSError):
+            held += path.stat().st_size
+    return held
 
 
 def _rounded(states: list[torch.Tensor]) -> list[torch.Tensor]:

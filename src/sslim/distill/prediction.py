@@ -6,6 +6,7 @@ are thrown away afterwards. Nothing is pruned during training.
 
 from __future__ import annotations
 
+import bisect
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -32,24 +33,40 @@ def first_layers(teacher: SslimModel, limit: int) -> SslimModel:
         BudgetError: not even one layer fits.
     """
     for depth in range(teacher.config.num_hidden_layers, 0, -1):
-        config = copy.deepcopy(teacher.config)
-        config.num_hidden_layers = depth
-        model = type(teacher)(config)
-        state = teacher.state_dict()
-        model.load_state_dict({name: state[name] for name in model.state_dict()}, strict=True)
-        shape = shape_of(model)
-
-        def narrowed(units: int, whole: PruningPlan) -> PruningPlan:
-            layers = tuple(LayerPlan(layer.heads, tuple(range(units))) for layer in whole.layers)
-            return PruningPlan(whole.conv, layers)
-
-        whole = plan_of(model)
-        empty = narrowed(0, whole).parameters(shape)
-        units = (limit - empty) // (depth * (2 * shape.hidden_size + 1))
-        if units >= SMALLEST_FFN * shape.intermediate_size:
-            return cut(model, narrowed(min(units, shape.intermediate_size), whole)).eval()
+        model = _cut_off(teacher, depth)
+        shape, whole = shape_of(model), plan_of(model)
+        widest = max(len(layer.ffn or ()) for layer in whole.layers)
+        # Sizes grow with the units, so the first that is too large lies behind all that fit.
+        units = bisect.bisect_right(
+            range(widest + 1), limit, key=lambda units: _narrowed(whole, units).parameters(shape)
+        )
+        if units - 1 >= SMALLEST_FFN * widest:
+            return cut(model, _narrowed(whole, units - 1)).eval()
     raise BudgetError(
         f"not even one layer of the teacher fits {limit:,} parameters", "ask for a larger student"
+    )
+
+
+def _cut_off(teacher: SslimModel, depth: int) -> SslimModel:
+    """The teacher's first `depth` layers, whatever has been pruned from them already."""
+    kept = plan_of(teacher)
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = depth
+    config.plan = PruningPlan(kept.conv, kept.layers[:depth]).to_dict()
+    model = type(teacher)(config)
+    state = teacher.state_dict()
+    model.load_state_dict({name: state[name] for name in model.state_dict()}, strict=True)
+    return model
+
+
+def _narrowed(plan: PruningPlan, units: int) -> PruningPlan:
+    """The plan with at most `units` FFN units in each layer, the first of those that are left."""
+    return PruningPlan(
+        plan.conv,
+        tuple(
+            LayerPlan(layer.heads, layer.ffn if layer.ffn is None else layer.ffn[:units])
+            for layer in plan.layers
+        ),
     )
 
 

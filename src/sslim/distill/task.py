@@ -17,7 +17,7 @@ from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of
 from sslim.distill.cache import TargetCache
 from sslim.distill.losses import distillation_loss
-from sslim.errors import ConfigError, TeacherError
+from sslim.errors import ConfigError
 from sslim.plan import MACS_SECONDS, PruningPlan
 from sslim.prune.budget import Budget, Decision, closed_for_good, decide
 from sslim.prune.gates import GatedModel, Gates, open_probability
@@ -151,11 +151,6 @@ class DistillationTask(nn.Module):
             waveforms = normalise(waveforms)
         targets = self.targets(waveforms)
         states = self.student_states(waveforms)
-        if len(states) != self.layers[-1] + 1:
-            raise TeacherError(
-                f"the student returns {len(states)} hidden states up to layer {self.layers[-1]}",
-                "set layerdrop to 0 in the teacher's config.json",
-            )
         projected = self.projections([states[layer] for layer in self.layers])
         return distillation_loss(projected, targets)
 
@@ -233,23 +228,28 @@ class JointTask(DistillationTask):
         self.update = update
         self._noise = self.gates.noise(self.seed, update)
 
-    def set_noise(self, noise: torch.Tensor) -> None:
-        """Uses this uniform noise (all units,) until the next update (recorded noise, in tests)."""
-        self._noise = noise
-
     @property
     def target(self) -> float:
         """The sparsity asked for at this update."""
         share = 1.0 if self.sparsity_warmup <= 0 else min(1.0, self.update / self.sparsity_warmup)
         return self.budget.target_sparsity * share
 
-    def student_states(self, waveforms: torch.Tensor) -> list[torch.Tensor]:
+    def sample(self) -> torch.Tensor:
+        """Gate values (all units,) of the update at hand.
+
+        Raises:
+            RuntimeError: `begin_update` has not been called.
+        """
         if self._noise is None:
             raise RuntimeError("begin_update has not been called")
         # Gate arithmetic stays in float32: products of small probabilities do not survive bfloat16.
-        with torch.autocast(waveforms.device.type, enabled=False):
-            values = self.gates.sample(self._noise)
-        states: list[torch.Tensor] = self.gated(values, waveforms, last_layer=self.layers[-1])
+        with torch.autocast(self._noise.device.type, enabled=False):
+            return self.gates.sample(self._noise)
+
+    def student_states(self, waveforms: torch.Tensor) -> list[torch.Tensor]:
+        states: list[torch.Tensor] = self.gated(
+            self.sample(), waveforms, last_layer=self.layers[-1]
+        )
         return states
 
     def expected_sparsity(self) -> torch.Tensor:
@@ -298,7 +298,7 @@ class JointTask(DistillationTask):
         if self.shrink_every <= 0 or step < self.sparsity_warmup or step % self.shrink_every:
             return False
         with torch.no_grad():
-            values = None if self._noise is None else self.gates.sample(self._noise)
+            values = self.sample()
         plan = closed_for_good(self.gates, self.budget, self.shrink_multiple, values)
         now = self.gates.plan.count(self.gates.shape, "macs")
         if plan.count(self.gates.shape, "macs") > (1.0 - WORTH_SHRINKING) * now:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from sslim.plan import COUNTERS, ModelShape, PruningPlan, Widths
 from sslim.prune.gates import Gates, open_probability, soft_value
 
 SLACK = 0.01
-"""The result is never above the budget and at most this share below it."""
+"""The result is never above the budget, and with channels or FFN units at most this share below it. Heads
+alone and whole blocks are coarse: there it may be further below, by less than any closed unit would take."""
 UNDECIDED = (0.05, 0.95)
 """A gate whose open probability lies between has not settled."""
 
@@ -26,7 +27,12 @@ Short runs never get further: a gate that has closed sees no gradient but the co
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound on parameters or MACs of the backbone."""
+    """An upper bound on parameters or MACs of the backbone.
+
+    It is never exceeded. With conv channels or FFN units among what may go (the default), at most 1% of it is
+    left unused; where whole blocks may go as well, or heads alone, more than that may be, but always less
+    than any closed unit would take (`decide`).
+    """
 
     quantity: str
     """"parameters" or "macs" (of one utterance of 10 s)."""
@@ -89,7 +95,7 @@ class Decision:
     """How far the threshold had to move, in units of log_alpha; 0 where the gates met the budget."""
 
 
-def _open_sets(gates: Gates, shift: float) -> dict[str, list[int]]:
+def open_units(gates: Gates, shift: float = 0.0) -> dict[str, list[int]]:
     """Per group, the units left after closing the round(n - sum of open probabilities) smallest.
 
     With `shift` 0 this is the reference's decision; a shift moves every gate's logit by the same amount,
@@ -108,41 +114,35 @@ def _open_sets(gates: Gates, shift: float) -> dict[str, list[int]]:
     return opened
 
 
-def _plan(gates: Gates, opened: dict[str, list[int]]) -> PruningPlan:
+def plan_with(gates: Gates, opened: Mapping[str, Sequence[int]]) -> PruningPlan:
+    """The plan that keeps these units of each gated group, and all that no gate stands before."""
     now = kept_by_group(gates.plan)
     kept = {name: tuple(now[name][unit] for unit in units) for name, units in opened.items()}
     return plan_from_groups(gates.plan, kept)
 
 
-def _count(gates: Gates, opened: dict[str, list[int]], budget: Budget) -> int:
-    return _plan(gates, opened).count(gates.shape, budget.quantity)
-
-
-def decide(gates: Gates, budget: Budget | None) -> Decision:
+def decide(gates: Gates, budget: Budget) -> Decision:
     """Which units stay (DPHuBERT, section 2.2; Louizos et al. 2018, equation 13 for the values).
 
     The gates' own decision stands where it meets the budget (never above, at most 1% below). Otherwise
     one global threshold moves: the largest shift of all logits that fits is found by bisection, and the
-    room that is left is filled with the most open of the closed units. `budget` None: no constraint.
+    room that is left is filled with the most open of the closed units until 99.9% is used or no closed unit
+    fits. Units are never traded for others that fill the room better: what the gates learned decides, so
+    where units are coarse (heads or blocks alone) more than 1% may stay unused.
     """
-    opened = _open_sets(gates, 0.0)
-    shift = 0.0
-    if budget is not None:
 
-        def size(at: dict[str, list[int]]) -> int:
-            return _count(gates, at, budget)
+    def size(opened: dict[str, list[int]]) -> int:
+        return plan_with(gates, opened).count(gates.shape, budget.quantity)
 
-        if not budget.limit * (1.0 - SLACK) <= size(opened) <= budget.limit:
-            low, high = -40.0, 40.0
-            for _ in range(60):
-                middle = 0.5 * (low + high)
-                low, high = (
-                    (middle, high)
-                    if size(_open_sets(gates, middle)) <= budget.limit
-                    else (low, middle)
-                )
-            shift, opened = low, _open_sets(gates, low)
-            opened = _fill(gates, opened, budget, size)
+    opened, shift = open_units(gates), 0.0
+    if not budget.limit * (1.0 - SLACK) <= size(opened) <= budget.limit:
+        low, high = -40.0, 40.0
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            fits = size(open_units(gates, middle)) <= budget.limit
+            low, high = (middle, high) if fits else (low, middle)
+        shift = low
+        opened = _fill(gates, open_units(gates, low), budget)
     values = torch.zeros_like(gates.log_alpha.detach())
     parts = gates.split(values)
     soft = gates.split(soft_value(gates.log_alpha.detach()))
@@ -150,7 +150,7 @@ def decide(gates: Gates, budget: Budget | None) -> Decision:
         parts[name][units] = soft[name][units]
     probability = open_probability(gates.log_alpha.detach())
     undecided = int(((probability > UNDECIDED[0]) & (probability < UNDECIDED[1])).sum())
-    return Decision(_plan(gates, opened), values, undecided, shift)
+    return Decision(plan_with(gates, opened), values, undecided, shift)
 
 
 ROOM = 1.05
@@ -158,15 +158,12 @@ ROOM = 1.05
 
 
 def closed_for_good(
-    gates: Gates,
-    budget: Budget | None = None,
-    multiple: int = 8,
-    values: torch.Tensor | None = None,
+    gates: Gates, budget: Budget, multiple: int, values: torch.Tensor
 ) -> PruningPlan:
     """The plan without the units whose open probability is practically zero.
 
-    With the gate `values` (all units,) of the update at hand, a unit that happens to be open in it stays, so
-    that the cut changes nothing about this update's loss.
+    A unit that is open by the gate `values` (all units,) of the update at hand stays, so that the cut changes
+    nothing about this update's loss.
     Kept sizes are rounded up to `multiple` (heads and blocks excepted) with the most open of the closed
     units: products of such sizes are faster on most hardware, and nothing is lost by keeping them. Where the
     expected sparsity has overshot, the most open of the closed units stay as well: the budget is the
@@ -174,8 +171,7 @@ def closed_for_good(
     """
     opened: dict[str, list[int]] = {}
     probabilities = open_probability(gates.log_alpha.detach())
-    if values is not None:
-        probabilities = torch.where(values > 0, torch.ones_like(probabilities), probabilities)
+    probabilities = torch.where(values > 0, torch.ones_like(probabilities), probabilities)
     parts = gates.split(probabilities.cpu())
     for group in gates.groups:
         probability = parts[group.name]
@@ -184,37 +180,34 @@ def closed_for_good(
             keep = min(group.size, max(1, -(-keep // multiple)) * multiple)
         order = torch.argsort(probability, descending=True, stable=True)
         opened[group.name] = sorted(order[:keep].tolist())
-    if budget is not None:
-        wanted = Budget(budget.quantity, int(ROOM * budget.limit), budget.dense)
-        opened = _fill(gates, opened, wanted, lambda at: _count(gates, at, wanted))
-    return _plan(gates, opened)
+    room = Budget(budget.quantity, int(ROOM * budget.limit), budget.dense)
+    return plan_with(gates, _fill(gates, opened, room))
 
 
-def _fill(
-    gates: Gates,
-    opened: dict[str, list[int]],
-    budget: Budget,
-    size: Callable[[dict[str, list[int]]], int],
-) -> dict[str, list[int]]:
+def _fill(gates: Gates, opened: Mapping[str, list[int]], budget: Budget) -> dict[str, list[int]]:
     """Opens closed units, the most open ones first, while they fit and the slack is not yet reached."""
+
+    def size(opened: dict[str, list[int]]) -> int:
+        return plan_with(gates, opened).count(gates.shape, budget.quantity)
+
     closed: list[tuple[float, str, int]] = []
     logits = gates.split(gates.log_alpha.detach())
     for name, units in opened.items():
         rest = set(range(len(logits[name]))) - set(units)
         closed += [(-float(logits[name][unit]), name, unit) for unit in rest]
-    opened = {name: list(units) for name, units in opened.items()}
-    current = size(opened)
+    filled = {name: list(units) for name, units in opened.items()}
+    current = size(filled)
     refused: set[str] = set()
     for _, name, unit in sorted(closed):
         if current >= budget.limit * (1.0 - SLACK / 10):
             break
-        if name in refused:  # every unit of a group costs the same
+        if name in refused:  # every unit of a group costs the same, and never less than before
             continue
-        opened[name] = sorted([*opened[name], unit])
-        larger = size(opened)
+        filled[name] = sorted([*filled[name], unit])
+        larger = size(filled)
         if larger <= budget.limit:
             current = larger
         else:
-            opened[name].remove(unit)
+            filled[name].remove(unit)
             refused.add(name)
-    return opened
+    return filled

@@ -53,9 +53,20 @@ def soft_value(log_alpha: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(SOFT_FACTOR * log_alpha / BETA)
 
 
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device; from pinned memory, so that the copy waits for nothing."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class KeptLayerNorm(nn.LayerNorm):
-    """A LayerNorm with statistics over the kept channels only; the others come out as garbage that
-    closed gates multiply by zero."""
+    """A LayerNorm with statistics over the kept channels only, as the smaller model's will be.
+
+    Closed channels come out with some value or other; their gates multiply it by zero. The statistics are
+    float32 at least, under autocast as well: torch's own LayerNorm, which the smaller model uses, sees to
+    that, and a gated model that did not would be another model than the one that is cut from it.
+    """
 
     kept: torch.Tensor
 
@@ -66,18 +77,21 @@ class KeptLayerNorm(nn.LayerNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        share = (self.kept / self.kept.sum().clamp(min=1.0)).to(x.dtype)
-        mean = (x @ share)[..., None]
-        centred = x - mean
-        variance = (centred.square() @ share)[..., None]
-        normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-        return normed.to(input.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # it would make the products bfloat16
+            share = (self.kept / self.kept.sum().clamp(min=1.0)).to(x.dtype)
+            centred = x - (x @ share)[..., None]
+            variance = (centred.square() @ share)[..., None]
+            normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normed if _lifts_norms(input.device.type) else normed.to(input.dtype)
+
+
+def _lifts_norms(device_type: str) -> bool:
+    """Whether torch's own LayerNorm would return float32: under autocast, except on a CPU."""
+    return device_type != "cpu" and torch.is_autocast_enabled(device_type)
 
 
 class Gates(nn.Module):
     """All gates of a model: one vector `log_alpha`, cut into one stretch per unit group."""
-
-    origin: torch.Tensor
 
     def __init__(self, model: SslimModel, kinds: Iterable[str], *, seed: int = 0) -> None:
         super().__init__()
@@ -95,7 +109,9 @@ class Gates(nn.Module):
             mean = math.log((1.0 - rate) / rate)
             starts.append(mean + 0.01 * torch.randn(group.size, generator=generator))
         self.log_alpha = nn.Parameter(torch.cat(starts) if starts else torch.zeros(0))
-        self.register_buffer("origin", torch.arange(self.total), persistent=False)
+        self.origin = torch.arange(self.total)
+        """Place of each unit left among all those for which noise is drawn; no buffer, because it stays on
+        the host, where the noise is made."""
 
     def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """A vector over all units, as group name -> its part."""
@@ -109,8 +125,9 @@ class Gates(nn.Module):
     def noise(self, seed: int, update: int) -> torch.Tensor:
         """Uniform noise that depends on (seed, update) alone, so that every process draws the same."""
         generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
-        uniform = torch.rand(self.total, generator=generator)[self.origin.cpu()]
-        return (uniform * (1.0 - 2.0 * NOISE_EDGE) + NOISE_EDGE).to(self.log_alpha.device)
+        uniform = torch.rand(self.total, generator=generator)[self.origin]
+        uniform = uniform * (1.0 - 2.0 * NOISE_EDGE) + NOISE_EDGE
+        return _sent(uniform, self.log_alpha.device)
 
     def shrunk(self, smaller: SslimModel) -> tuple[Gates, torch.Tensor]:
         """Gates of a model cut from this one's, with the same values and the same noise per unit.
@@ -130,9 +147,10 @@ class Gates(nn.Module):
             torch.tensor(positions[group.name], dtype=torch.long) + starts[group.name]
             for group in left.groups
         ]
-        index = torch.cat(parts).to(self.log_alpha.device)
-        left.log_alpha = nn.Parameter(self.log_alpha.detach()[index].clone())
+        index = torch.cat(parts)
         left.origin = self.origin[index]
+        index = index.to(self.log_alpha.device)
+        left.log_alpha = nn.Parameter(self.log_alpha.detach()[index].clone())
         left.total = self.total
         return left, index
 

@@ -14,6 +14,9 @@ import torch
 import sslim
 from sslim.errors import ConfigError
 
+MOST_BETWEEN_LOOKS = 10
+"""Updates after which a GPU is looked at in any case."""
+
 
 def choose_device(name: str) -> torch.device:
     """`auto`: a GPU if there is one.
@@ -52,6 +55,15 @@ def _fast_bfloat16(device: torch.device) -> bool:
         capabilities = ask() if ask is not None else {}
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def looks_every(device: torch.device, log_every: int) -> int:
+    """Updates between two looks at the device's figures, where the settings leave it open.
+
+    A look makes a GPU wait, so it happens with the log; but a request to stop is obeyed at a look, and a log
+    that is written rarely must not keep a cluster waiting.
+    """
+    return 1 if device.type == "cpu" else min(log_every, MOST_BETWEEN_LOOKS)
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -63,21 +64,26 @@ class ProgressBar:
     def __call__(self, progress: Progress) -> None:
         if not self.enabled:
             return
-        figures = f"loss {progress.figures['loss']:.4f}"
-        if "sparsity" in progress.figures:
-            figures += (
-                f"  sparsity {progress.figures['sparsity']:.3f} of {progress.figures['target']:.3f}"
-            )
+        figures = _in_words(progress.figures)
         if not self.console.is_terminal:
             tenth = max(1, progress.updates // 10)
             if progress.update % tenth == 0 or progress.update == progress.updates:
                 left = f"{progress.seconds_left / 60:.1f} min left"
-                self.say(
-                    f"{progress.stage} {progress.update}/{progress.updates}  {figures}  {left}"
-                )
+                place = f"{progress.stage} {progress.update}/{progress.updates}"
+                self.say("  ".join(part for part in (place, figures, left) if part))
             return
         if progress.stage not in self.stages:
             self.stages[progress.stage] = self.bars.add_task(
                 progress.stage, total=progress.updates, figures=""
             )
         self.bars.update(self.stages[progress.stage], completed=progress.update, figures=figures)
+
+
+def _in_words(figures: Mapping[str, float]) -> str:
+    """Loss and sparsity as far as they are known: before the first look at the device nothing is."""
+    parts = []
+    if "loss" in figures:
+        parts.append(f"loss {figures['loss']:.4f}")
+    if "sparsity" in figures and "target" in figures:
+        parts.append(f"sparsity {figures['sparsity']:.3f} of {figures['target']:.3f}")
+    return "  ".join(parts)

@@ -19,7 +19,7 @@ from sslim.audio.shards import ShardBatches, Shards, StreamSettings
 from sslim.config import RunConfig
 from sslim.errors import TrainingError
 from sslim.train import checkpoint
-from sslim.train.device import keep_freed_memory
+from sslim.train.device import keep_freed_memory, looks_every
 from sslim.train.loop import LoopSettings, Progress, train
 from sslim.train.memory import seconds_that_fit
 from sslim.train.processes import Processes
@@ -84,7 +84,7 @@ def run_stage(
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         seed=config.seed + first,
-        check_every=1 if processes.device.type == "cpu" else config.log_every,
+        check_every=config.check_every or looks_every(processes.device, config.log_every),
     )
     with _open(session, task, first + done, first + updates) as stream:
 

@@ -126,10 +126,11 @@ class Step:
         largest = max(pieces, key=torch.Tensor.numel)
         seconds = largest.numel() / SAMPLING_RATE
         if len(largest) == 1:
+            shorter = seconds / 2
             raise TrainingError(
                 f"update {update + 1}: one clip of {seconds:.1f} s does not fit the memory ({reason})",
-                "set audio.max_seconds lower, or take a device with more memory; --resume goes on from "
-                "the last checkpoint",
+                "Go on with --resume on a device with more memory (--device), or begin anew with --force "
+                f"and shorter clips: --set audio.max_seconds={shorter:.3g}",
             )
         self.largest = largest.numel() // 2
         self.optimiser.zero_grad(set_to_none=True)
@@ -137,14 +138,15 @@ class Step:
             torch.cuda.empty_cache()
         self.on_warning(
             f"warning: out of memory with {seconds:.0f} s of audio at once; going on with "
-            f"{seconds / 2:.0f} s (--set seconds_per_batch={seconds / 2:.0f} starts there)"
+            f"{seconds / 2:.0f} s (a new run starts there with --set seconds_per_batch={seconds / 2:.0f})"
         )
 
     def _gradients(self, update: int, pieces: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Gradients of the weighted mean loss of this process's pieces, and the mean figures."""
         device = self.processes.device
         # Dropout depends on the update and the process alone, however the update was reached.
-        torch.manual_seed((self.seed * 1_000_003 + update) * 1_009 + self.processes.rank)
+        seed = (self.seed * 1_000_003 + update) * 1_009 + self.processes.rank
+        torch.manual_seed(seed % 2**63)
         self.optimiser.zero_grad(set_to_none=True)
         total = sum(piece.numel() for piece in pieces)
         figures: dict[str, torch.Tensor] = {}
@@ -165,7 +167,8 @@ class Step:
     ) -> dict[str, torch.Tensor]:
         """Means over all processes, each counting by the audio that it heard, and the audio of all."""
         heard = sum(batch.numel() for batch in waveforms) / SAMPLING_RATE
-        total = torch.tensor(heard, device=self.processes.device)
+        # `torch.tensor` would copy from the host and wait for that.
+        total = torch.full((), heard, device=self.processes.device)
         if self.processes.count == 1:
             return {**figures, "seconds_heard": total}
         tensors = []
