@@ -62,6 +62,11 @@ class AudioConfig:
     max_seconds: float = 15.6
     """Longer utterances are cropped, at a place that changes. DPHuBERT's bounds: 2 to 15.6 seconds."""
 
+    held_out: float = 0.05
+    """Share of the audio that is not trained on: the distance to the teacher is measured there, by speakers
+    who were not heard where the source says who speaks. 0: all is trained on, and the distance, measured on
+    training audio, flatters."""
+
 
 @dataclass(frozen=True)
 class JointConfig:
@@ -456,7 +461,9 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
     yield from above_zero("seconds_per_update", "clip_norm", "audio.max_seconds")
     yield from above_zero("stage1.learning_rate", "stage1.gate_learning_rate")
     yield from above_zero("stage2.learning_rate")
-    yield from at_least(0, "audio.min_seconds")
+    yield from at_least(0, "audio.min_seconds", "audio.held_out")
+    if config.audio.held_out > 0.5:
+        yield f"audio.held_out must be at most 0.5, got {config.audio.held_out}"
     for name in ("stage1.warmup_fraction", "stage1.sparsity_warmup_fraction"):
         yield from _fraction_problem(name, flat[name])
     yield from _fraction_problem("stage2.warmup_fraction", config.stage2.warmup_fraction)
