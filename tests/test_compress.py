@@ -90,7 +90,15 @@ def test_every_family_end_to_end(family: str, size: str, audio: Path, tmp_path: 
     assert f"{result.parameters:,} parameters" in result.summary_line()
     facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
     assert facts["config"]["stage1"]["updates"] == 6
-    assert facts["audio"]["utterances"] == 10
+    assert facts["audio"]["utterances"] == 8, "what was trained on; two of ten are held out"
+    held_out = facts["result"]["held_out"]
+    assert held_out["utterances"] == 2
+    assert held_out["layers"] == facts["result"]["layers"]
+    rows = held_out["layers"].values()
+    assert held_out["loss"] == pytest.approx(
+        sum(row["l1"] - row["cosine"] for row in rows) / len(rows), abs=1e-5
+    )
+    assert result.summary_line().endswith("on 2 held-out utterances")
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{result.parameters:,}" in card
     assert f"{result.file_bytes:,}" in card
@@ -402,4 +410,5 @@ def test_odd_audio_is_skipped_not_fatal(teacher: Path, audio: Path, tmp_path: Pa
     skipped = json.loads((tmp_path / "out" / "run" / "skipped.json").read_text())["skipped"]
     assert {Path(item["path"]).name for item in skipped} == {"broken.wav", "silent.flac"}
     facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
-    assert facts["audio"]["utterances"] == 11
+    heard = facts["audio"]["utterances"] + facts["result"]["held_out"]["utterances"]
+    assert heard == 11

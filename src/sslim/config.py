@@ -75,6 +75,11 @@ class AudioConfig:
     max_seconds: float = 15.6
     """Longer utterances are cropped, at a place that changes. DPHuBERT's bounds: 2 to 15.6 seconds."""
 
+    held_out: float = 0.05
+    """Share of the audio that is not trained on: the distance to the teacher is measured there, by speakers
+    who were not heard where the source says who speaks. 0: all is trained on, and the distance, measured on
+    training audio, flatters."""
+
 
 @dataclass(frozen=True)
 class JointConfig:
@@ -509,6 +514,7 @@ LIMITS: Mapping[str, Limits] = {
     "layers": Limits(0, 1000, "no model is as deep"),
     "audio.min_seconds": Limits(0.0, 3600.0, _LONGEST),
     "audio.max_seconds": Limits(0.1, 3600.0, _LONGEST),
+    "audio.held_out": Limits(0.0, 0.5, "most of the audio is for training"),
     "stage1.updates": Limits(1, 10**9, _ENDLESS),
     "stage1.learning_rate": Limits(0.0, 1.0, _STEP, above=True),
     "stage1.warmup_fraction": Limits(0.0, 1.0, _SHARE),

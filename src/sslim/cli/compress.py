@@ -99,7 +99,7 @@ def compress(
         revision=revision,
         progress=True,
     )
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+    if int(os.environ.get("RANK") or 0) == 0:  # of several processes one speaks
         typer.echo(result.summary_line())
         _report(out)
 
@@ -111,7 +111,7 @@ def _report(out: Path) -> None:
 
     try:
         typer.echo(f"report: {write_report([out], out / 'report.html')}")
-    except SslimError as error:
+    except (SslimError, OSError) as error:
         typer.echo(f"no report: {error}", err=True)
 
 
