@@ -7,7 +7,6 @@ The program runs in children of a warm process, with limits and without a networ
 from __future__ import annotations
 
 import shutil
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.box import Box, lacking
-from tests.hostile.case import Case, Refused, Usable, refused
+from tests.hostile.case import Case
 from tests.hostile.cases import all_cases
 from tests.hostile.judge import judge
 from tests.hostile.shared import make_results, make_shared

@@ -179,6 +179,9 @@ WHY_GOOD = {
     "data-says-2^32-1": "what recorders and ffmpeg write into a pipe, where the length is not known yet",
 }
 
+QUIET = ("silent", "anti-phase")
+"""Nothing is heard in these; a program may still give out its features."""
+
 
 def put(content: bytes, name: str) -> Make:
     """One file in `in`."""
@@ -262,9 +265,12 @@ def _bad() -> Iterator[Case]:
             f"embed-{name}",
             "audio",
             f"embed {{teacher}} {{in}}/{file} {{out}}",
-            refused(says, keeps=("out",)),
-            make=put(content, file),
-            quick=name in quick,
+            Either(refused(says, keeps=("out",)))
+            if name in QUIET
+            else refused(says, keeps=("out",)),
+            "features of silence are what they are; training on it is not" if name in QUIET else "",
+            put(content, file),
+            name in quick,
         )
         yield Case(
             f"compress-{name}",
@@ -286,7 +292,9 @@ def _bad() -> Iterator[Case]:
             f"embed-among-{name}",
             "audio",
             "embed {teacher} {in} {out}",
-            refused(f"1 recording.*{file}|{file}", keeps=("out",)),
+            Either(refused(f"1 recording.*{file}|{file}", keeps=("out",)))
+            if name in QUIET
+            else refused(f"1 recording.*{file}|{file}", keeps=("out",)),
             "the good ones are written, the exit code tells that one is not",
             put_among(content, file),
         )
@@ -548,7 +556,9 @@ def _names() -> Iterator[Case]:
             f"embed-name-{name}",
             "deploy",
             "embed {teacher} {in} {out}",
-            embedded_and(3, check),
+            Either(Refused("too long|name", ("out",)), embedded_and(3, check))
+            if name == "255-bytes"
+            else embedded_and(3, check),
             why,
             make,
             quick=quick,

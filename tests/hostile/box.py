@@ -11,14 +11,35 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-TINY = (
-    "--params 50% --device cpu --set seconds_per_update=2 --set seconds_per_batch=1 "
-    "--set audio.min_seconds=0.2 --set audio.max_seconds=1 --set stage1.updates=2 --set stage2.updates=1 "
-    "--set workers=0 --set log_every=1 --set checkpoint_every=1 --set precision=float32"
-).split()
+TINY = [
+    "--params",
+    "50%",
+    "--device",
+    "cpu",
+    "--set",
+    "seconds_per_update=2",
+    "--set",
+    "seconds_per_batch=1",
+    "--set",
+    "audio.min_seconds=0.2",
+    "--set",
+    "audio.max_seconds=1",
+    "--set",
+    "stage1.updates=2",
+    "--set",
+    "stage2.updates=1",
+    "--set",
+    "workers=0",
+    "--set",
+    "log_every=1",
+    "--set",
+    "checkpoint_every=1",
+    "--set",
+    "precision=float32",
+]
 """A whole compression in a second."""
 
-FAST = "--seeds 1 --epochs 1 --learning-rates 0.01".split()
+FAST = ["--seeds", "1", "--epochs", "1", "--learning-rates", "0.01"]
 """A whole evaluation in a second."""
 
 WHOLE_BYTES = 2**25

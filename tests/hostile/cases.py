@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.hostile import audio, shards, sources
+from tests.hostile import audio, checkpoints, models, shards, sources
 from tests.hostile.case import Case
 
-CLASSES = {"audio": audio.cases, "sources": sources.cases, "shards": shards.cases}
+CLASSES = {
+    "audio": audio.cases,
+    "sources": sources.cases,
+    "shards": shards.cases,
+    "checkpoints": checkpoints.cases,
+    "models": models.cases,
+}
 """Name of a class of inputs -> its cases."""
 
 

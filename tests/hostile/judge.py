@@ -56,7 +56,7 @@ def _refused(expected: Refused, outcome: Outcome) -> list[str]:
     errors = [line for line in lines if line.startswith("error: ")]
     if len(errors) != 1 or lines[-1] != errors[0]:
         problems.append(f"{len(errors)} lines begin with 'error:', of {len(lines)} on stderr")
-    elif len(lines) > MOST_LINES or any("Warning: " in line for line in lines):
+    elif len(lines) > MOST_LINES or any(re.search(r"\wWarning: ", line) for line in lines):
         problems.append(f"{len(lines)} lines on stderr: {lines[0][:120]}")
     if expected.says and errors and not re.search(expected.says, errors[0], re.IGNORECASE):
         problems.append(f"does not say {expected.says!r}: {errors[0][:300]}")

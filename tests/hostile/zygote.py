@@ -44,6 +44,9 @@ ROOMS = (
     "plotly.graph_objects",
 )
 
+HARMLESS = (sys.executable, "git", "uname")
+"""Programs that sslim and Python start themselves: workers, the state of a checkout, the processor's name."""
+
 
 def main() -> None:
     """Serves orders until there are no more."""
@@ -171,13 +174,7 @@ def _watch(events: str) -> None:
         if event in ("os.system", "os.exec", "os.posix_spawn", "pty.spawn", "subprocess.Popen"):
             first = arguments[0]
             words = arguments[1] if event == "subprocess.Popen" else arguments
-            # A program of our own, and the standard library's question for the processor's name.
-            own = (
-                {os.fspath(first)} & {sys.executable, "uname"}
-                if isinstance(first, (str, bytes))
-                else set()
-            )
-            note = "" if own else f"program {words!r}"
+            note = "" if first in HARMLESS else f"program {words!r}"
         elif event in ("socket.connect", "socket.getaddrinfo", "urllib.Request", "webbrowser.open"):
             note = "" if _is_local(event, arguments) else f"network {arguments!r}"
         elif event == "pickle.find_class":
