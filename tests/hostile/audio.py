@@ -542,7 +542,7 @@ def _names() -> Iterator[Case]:
                 else ""
             )
 
-        def make(box: Box, file: str = file) -> None:
+        def make(box: Box, file: str = file, good: bytes = good) -> None:
             box.good(count=2)
             written(box.input / file, good)
 

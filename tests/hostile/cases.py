@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.hostile import audio, checkpoints, models, shards, sources
+from tests.hostile import (
+    audio,
+    checkpoints,
+    models,
+    shards,
+    sources,
+)
 from tests.hostile.case import Case
 
 CLASSES = {

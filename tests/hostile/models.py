@@ -405,7 +405,7 @@ def clean(box: Box, outcome: Any) -> str:
     for path in box.out.rglob("*"):
         if path.suffix in (".json", ".md", ".py", ".html") and path.is_file():
             text = path.read_text(errors="replace")
-            for word in ("evil", "attacker", "custom_pipelines", "root:x:0"):
+            for word in ("evil.M", "evil.C", "attacker/", "custom_pipelines", "root:x:0"):
                 if word in text:
                     return f"{path.relative_to(box.out)} holds {word!r}"
     return ""

@@ -7,6 +7,7 @@ starts and each class that a pickle names. It lives in a session of its own, whi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -109,10 +110,8 @@ def _kill(child: int) -> None:
     try:
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def _address_space() -> int:
