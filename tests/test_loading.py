@@ -51,15 +51,16 @@ def refused(folder: Path, words: str) -> None:
 EVIL = "open('executed', 'w')\nfrom transformers import HubertConfig as C, HubertModel as M\n"
 
 
-@pytest.mark.parametrize("model_type", ["evil", "hubert", "sslim-hubert"])
-def test_code_in_a_folder_is_never_run_nor_asked_about(
-    teacher: Path, tmp_path: Path, model_type: str
-) -> None:
-    """A person, or `yes |`, would have said y."""
+def with_code(teacher: Path, model_type: str) -> None:
     auto = {"AutoConfig": "evil.C", "AutoModel": "evil.M", "AutoFeatureExtractor": "evil.M"}
     edit(teacher / "config.json", model_type=model_type, auto_map=auto)
     edit(teacher / "preprocessor_config.json", do_normalize=False, auto_map=auto)
     (teacher / "evil.py").write_text(EVIL)
+
+
+def test_code_in_a_folder_is_never_asked_about(teacher: Path, tmp_path: Path) -> None:
+    """A person, or `yes |`, would have said y."""
+    with_code(teacher, "evil")
     done = subprocess.run(
         [sys.executable, "-m", "sslim", "inspect", str(teacher)],
         input="y\n" * 100,
@@ -72,14 +73,23 @@ def test_code_in_a_folder_is_never_run_nor_asked_about(
     )
     assert "[y/N]" not in done.stdout + done.stderr
     assert not (tmp_path / "executed").exists()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("model_type", ["evil", "hubert", "sslim-hubert"])
+def test_code_in_a_folder_is_never_run(
+    teacher: Path, tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_code(teacher, model_type)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     if model_type == "evil":
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
         refused(teacher, "'evil' model")
     else:
-        assert done.returncode == 0, done.stderr
         assert not load_model(teacher).normalise
+    assert not (tmp_path / "executed").exists()
 
 
 def test_every_loader_of_transformers_is_told_not_to_trust() -> None:
