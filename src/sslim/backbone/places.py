@@ -100,7 +100,12 @@ def _download(
         TeacherError: the hub cannot be asked, or has no such model or revision.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     name = name or repository
     log = logging.getLogger("huggingface_hub")
@@ -118,6 +123,16 @@ def _download(
         ) from error
     except EntryNotFoundError:
         return None
+    except RepositoryNotFoundError as error:
+        raise TeacherError(
+            f"the hub has no model {repository}, or keeps it from you",
+            "check the id, or log in with hf auth login",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise TeacherError(
+            f"{repository} has no revision {revision!r} on the hub",
+            "give a branch, tag or commit that it has",
+        ) from error
     except Exception as error:  # a wrong id, no such model or revision, no access, no network
         raise TeacherError(
             f"cannot load {name}: {first_line(error)}",

@@ -110,8 +110,8 @@ def _object(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     real, home = path.resolve(), folder.resolve()
     inside = [home]
-    if home.parent.name == "snapshots":  # the hub's cache: files are links to blobs beside
-        inside.append(home.parent.parent / "blobs")
+    if home.parent.name == "snapshots":  # the hub's cache: files are links to its blobs
+        inside.append(home.parents[2])
     if not any(real.is_relative_to(place) for place in inside):
         raise TeacherError(
             f"{path} is a link to {real}, outside the model's folder", "replace it by the file"

@@ -56,6 +56,7 @@ LISTS = {
     "tdnn_kernel": (1, 64),
     "tdnn_dilation": (1, 64),
 }
+CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 MOST_CONVOLUTIONS = 32
 MOST_STACKED_CONVOLUTIONS = 64
 """data2vec's positional convolutions."""
@@ -112,6 +113,12 @@ def configuration(config_class: Any, data: Mapping[str, Any], source: str) -> An
         settings[name] = data[name]
     if settings.get("output_hidden_states") is None:
         settings.pop("output_hidden_states", None)
+    lists = [settings.get(name, defaults[name]) for name in CONVOLUTIONS]
+    if len({len(values) for values in lists}) != 1:
+        raise TeacherError(
+            f"{source}: {', '.join(CONVOLUTIONS)} in config.json differ in length",
+            "copy or download config.json again",
+        )
     plan = settings.pop("plan", None)
     try:
         config = config_class(**settings)
@@ -206,11 +213,6 @@ def _checked(config: Any, family: str, source: str) -> ModelShape:
     def refuse(what: str) -> None:
         raise TeacherError(f"{source}: {what} in config.json", "copy or download config.json again")
 
-    lists = {
-        name: len(getattr(config, name)) for name in ("conv_dim", "conv_kernel", "conv_stride")
-    }
-    if len(set(lists.values())) != 1:
-        refuse("conv_dim, conv_kernel and conv_stride differ in length")
     for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
         if config.hidden_size % getattr(config, name):
             refuse(
