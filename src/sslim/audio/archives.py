@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from sslim.audio.cuts import Cut, check_transforms, columns, parse_line
-from sslim.audio.lists import read_lines
+from sslim.audio.lists import lines_of
 from sslim.audio.loading import crop, place_of, read_all, resampled
 from sslim.audio.manifest import Skipped
 from sslim.audio.opening import open_regular
@@ -121,16 +121,17 @@ def read_shar(shard: dict[str, str]) -> Iterator[Clip | Skipped]:
     cuts: dict[str, list[Cut]] = {}
     refused = False
     try:
-        for number, line in enumerate(read_lines(Path(lines)), 1):
-            if not line.strip():
-                continue
-            try:
-                cut = parse_line(line, lines)
-            except AudioError as error:
-                refused = True
-                yield Skipped(f"{lines}, line {number}", reason_in(error, lines))
-            else:
-                cuts.setdefault(cut.name, []).append(cut)
+        with lines_of(Path(lines)) as text:
+            for number, line in enumerate(text, 1):
+                if not line.strip():
+                    continue
+                try:
+                    cut = parse_line(line, lines)
+                except AudioError as error:
+                    refused = True
+                    yield Skipped(f"{lines}, line {number}", reason_in(error, lines))
+                else:
+                    cuts.setdefault(cut.name, []).append(cut)
     except AudioError as error:
         refused = True
         yield Skipped(lines, reason_in(error, lines))

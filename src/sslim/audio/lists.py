@@ -6,14 +6,16 @@ Names of files that are not UTF-8 are kept as the bytes they are.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
+import functools
 import gzip
 import io
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ LONGEST_LINE = 16 * 2**20
 LONGEST_TEXT = 4 * 2**30
 """Characters of one list, unpacked."""
 MOST_LINES = 50_000_000
+LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,7 @@ class Entry:
     speaker: str = ""
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a text file, packed where its name ends in `.gz`, with their ends.
-
-    Raises:
-        AudioError: it is no regular file, no text, or larger than any list of audio.
-    """
+def _read_lines(path: Path) -> Generator[str]:
     try:
         with os.fdopen(open_regular(path), "rb") as stream:
             plain = gzip.GzipFile(fileobj=stream) if path.suffix == ".gz" else stream
@@ -74,6 +72,28 @@ def read_lines(path: Path) -> Iterator[str]:
         ) from error
 
 
+def lines_of(path: Path) -> contextlib.closing[Generator[str]]:
+    """Lines of a text file, packed where its name ends in `.gz`, with their ends; a context manager.
+
+    Raises (while iterating):
+        AudioError: it is no regular file, no text, or larger than any list of audio.
+    """
+    return contextlib.closing(_read_lines(path))
+
+
+def named(name: str, at: str) -> str:
+    """The name of a file, where it may be one.
+
+    Raises:
+        AudioError: it is longer than any path.
+    """
+    if len(name) > LONGEST_PATH:
+        raise AudioError(
+            f"{at} has {len(name):,} characters, which is no path", "give a list of files"
+        )
+    return name
+
+
 def read_entries(path: Path, where: Mapping[str, str]) -> Iterator[Entry] | None:
     """What a text file names, by its ending; None: it has no ending of a list.
 
@@ -82,29 +102,34 @@ def read_entries(path: Path, where: Mapping[str, str]) -> Iterator[Entry] | None
     """
     ending = path.suffix.lower()
     if ending == ".csv":
-        return _csv(path, where)
+        return _entries(path, functools.partial(_csv, where=where))
     if ending == ".tsv":
-        return _tsv(path)
+        return _entries(path, _tsv)
     if str(path).lower().endswith(LHOTSE_ENDINGS):
-        return _lhotse(path)
+        return _entries(path, _lhotse)
     if ending == ".scp":
-        return _scp(path)
-    return _list(path) if ending in LIST_ENDINGS else None
+        return _entries(path, _scp)
+    return _entries(path, _list) if ending in LIST_ENDINGS else None
 
 
-def _list(path: Path) -> Iterator[Entry]:
-    for line in read_lines(path):
+def _entries(path: Path, read: Callable[[Path, Iterator[str]], Iterator[Entry]]) -> Iterator[Entry]:
+    with lines_of(path) as lines:
+        yield from read(path, lines)
+
+
+def _list(path: Path, lines: Iterator[str]) -> Iterator[Entry]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
-            yield Entry(path.parent / line.strip())
+            yield Entry(path.parent / named(line.strip(), f"{path}, line {number}"))
 
 
-def _scp(path: Path) -> Iterator[Entry]:
+def _scp(path: Path, lines: Iterator[str]) -> Iterator[Entry]:
     """Kaldi's `key path`; a plain list of files may carry that ending too."""
-    for number, line in enumerate(read_lines(path), 1):
-        name = line.strip()
+    for number, line in enumerate(lines, 1):
+        at = f"{path}, line {number}"
+        name = named(line.strip(), at)
         if not name:
             continue
-        at = f"{path}, line {number}"
         if name.endswith("|"):
             raise AudioError(
                 f"{at} is a command, and commands are never run",
@@ -124,28 +149,28 @@ def _scp(path: Path) -> Iterator[Entry]:
         yield Entry(file if os.path.exists(file) or not os.path.exists(rest) else Path(rest))
 
 
-def _tsv(path: Path) -> Iterator[Entry]:
-    lines = read_lines(path)
+def _tsv(path: Path, lines: Iterator[str]) -> Iterator[Entry]:
     first = next(lines, "")
     if not first.strip() or "\t" in first:
         raise AudioError(
             f"{path}, line 1: a fairseq tsv starts with the root folder, got {first.rstrip()[:80]!r}",
             "write the folder of the audio on the first line",
         )
-    root = Path(first.strip())
+    root = Path(named(first.strip(), f"{path}, line 1"))
     if not root.is_absolute() and not os.path.isdir(root):
         root = path.parent / root
     if not os.path.isdir(root):
         raise AudioError(
             f"{path}, line 1: the root folder {root} does not exist", "correct the path"
         )
-    for line in lines:
+    for number, line in enumerate(lines, 2):
         if line.strip():
-            yield Entry(root / line.rstrip("\r\n").split("\t")[0])
+            name = line.rstrip("\r\n").split("\t")[0]
+            yield Entry(root / named(name, f"{path}, line {number}"))
 
 
-def _csv(path: Path, where: Mapping[str, str]) -> Iterator[Entry]:
-    reader = csv.DictReader(read_lines(path))
+def _csv(path: Path, lines: Iterator[str], where: Mapping[str, str]) -> Iterator[Entry]:
+    reader = csv.DictReader(lines)
     try:
         columns = list(reader.fieldnames or [])
         for wanted in ("path", *where):
@@ -166,7 +191,7 @@ def _csv(path: Path, where: Mapping[str, str]) -> Iterator[Entry]:
             if not row["path"]:
                 raise AudioError(f"{at}: there is no path", "correct the line")
             speaker = (row.get("speaker") or "").strip()
-            yield Entry(path.parent / row["path"], start, end, speaker=speaker)
+            yield Entry(path.parent / named(row["path"], at), start, end, speaker=speaker)
     except csv.Error as error:
         raise AudioError(
             f"{path}, line {reader.line_num}: {first_line(error)}", "correct the line"
@@ -189,13 +214,14 @@ def _sample(row: Mapping[str, str | None], column: str, at: str) -> int | None:
     return number
 
 
-def _lhotse(path: Path) -> Iterator[Entry]:
-    for number, line in enumerate(read_lines(path), 1):
+def _lhotse(path: Path, lines: Iterator[str]) -> Iterator[Entry]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         at = f"{path}, line {number}"
         cut = parse_line(line, at)
         file, channels = file_of(cut, at)
+        named(str(file), at)
         if not file.is_absolute() and not os.path.exists(file):
             file = path.parent / file
         yield Entry(file, cut=cut, channels=channels, speaker=cut.speaker)

@@ -142,7 +142,7 @@ class Sound:
     ) -> Iterator[np.ndarray]:
         """Samples `start` to `end` at the sound's own rate, as far as they are there.
 
-        Call it once, or again with a `start` that has not been passed.
+        Call it once: it reads on from where it is.
 
         Args:
             start: first sample.
@@ -167,13 +167,13 @@ class Sound:
                 self._file.seek(start)
                 self._place = start
         while self._place < stop:
-            skipping = self._place < start
-            wanted = min(_BLOCK, (start if skipping else stop) - self._place)
+            # The others are read in the same pieces whatever is wanted: MP3's last bit depends on them.
+            wanted = min(_BLOCK, (stop if self.exact else most) - self._place)
             with told(self.name, "cannot be decoded"):
                 block = self._read(wanted)
-                mono = _mono(block, channels)
+                mono = _mono(block[max(0, start - self._place) : stop - self._place], channels)
             self._place += len(block)
-            if len(mono) and not skipping:
+            if len(mono):
                 yield mono
             if len(block) < wanted:
                 return
