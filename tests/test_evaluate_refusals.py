@@ -374,6 +374,9 @@ SUITE = ["--suite", "superb", "--root", "."]
             (["--task", "sd", "--data", "clips.csv", "--collar", size], "--collar must be")
             for size in ("nan", "-1", "1e9")
         ],
+        ([*TASK, "--learning-rates", ","], "--learning-rates needs numbers"),
+        ([*TASK, "--json", ""], "--json . cannot be written: it is a folder"),
+        (["--task", "ks", "--data", "zero.csv"], "zero.csv cannot be read: it is not a file"),
         ([*TASK, "--seeds", "0"], "--seeds must be at least 1"),
         ([*TASK, "--seeds", "1000000000"], "--seeds must be at least 1 and at most 100000"),
         ([*TASK, "--epochs", "-3"], "--epochs must be"),
@@ -415,6 +418,7 @@ def test_options_are_looked_at_first(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "clips.csv").write_text("path,label\n")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
     assert command_line(["evaluate", "fbank", *options]) == 2
     shown = capsys.readouterr().err
     assert message in shown

@@ -284,10 +284,10 @@ def _check_numbers(
 
 def _check_writable(path: Path) -> None:
     """Raises OutputError where a result could not be written hours later."""
-    aside = path.with_name(f".{path.name}.check")
     try:
         if path.is_dir():
             raise OSError(None, "it is a folder")
+        aside = path.with_name(f".{path.name}.check")
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(b"")
         aside.unlink()
@@ -470,6 +470,8 @@ def _words(text: str) -> list[str]:
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
+        if text and not _words(text):
+            raise ValueError
         return tuple(float(word) for word in _words(text))
     except ValueError as error:
         raise ConfigError(f"{name} needs numbers separated by commas, got {text!r}") from error

@@ -160,7 +160,8 @@ def read_clips(
     if not chosen:
         asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
         raise ConfigError(
-            f"{path} has no rows" + (f" with {asked}" if asked else ""), "check --where"
+            f"{path} has no rows" + (f" with {asked}" if asked else ""),
+            "check --where" if asked else "write a row for every clip",
         )
     clips = _clips(path, chosen, dict(where or {}))
     if not split_column:
@@ -241,6 +242,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
             f"{path} is no CSV", "give a CSV with the columns path, label (or text), split"
         )
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe may have no end
+            raise OSError(None, "it is not a file")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             rows = []

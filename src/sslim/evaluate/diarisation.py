@@ -144,6 +144,8 @@ def read_rttm(path: Path) -> dict[str, list[Segment]]:
     """
     files: dict[str, list[Segment]] = {}
     try:
+        if not path.is_file():
+            raise OSError(None, "it is not a file")
         with path.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, start=1):
                 fields = line.split()

@@ -173,6 +173,8 @@ def _trials(data: LabelledClips, clips: Sequence[Clip], source: str | None) -> l
 def _lines(source: str) -> Iterator[tuple[int, str, str, str]]:
     """Number, target and two names of each line of a CSV of trials."""
     try:
+        if not Path(source).is_file():
+            raise OSError(None, "it is not a file")
         with Path(source).open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             lacking = {"target", "utt1", "utt2"} - set(reader.fieldnames or ())
