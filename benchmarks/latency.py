@@ -4,8 +4,8 @@
 
 Random weights: the arithmetic is the same. The smooth shape keeps 410 of 512 channels in each convolution, 4
 of 12 heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a
-2.6th) of the published DPHuBERT. The uneven shape has as many in widths as gates make them: drawn from a seed,
-mostly odd, other ones in each layer. All contestants run in turn, a process each, and the core's own rate of
+2.6th) of the published DPHuBERT. The uneven shape has as many, in widths as gates make them: drawn from a
+seed, odd, other ones in each layer. All contestants run in turn, a process each, and the core's own rate of
 large products takes its turns with them. DIR is a checkout of the DPHuBERT repository
 (github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format dphubert`.
 `--openvino` runs the float32 file in OpenVINO as well (pip install openvino). Prints lines, then a table for
@@ -79,8 +79,8 @@ def plan_with(conv: list[int], heads: list[int], ffn: list[int]) -> PruningPlan:
 def uneven_plan(
     full: PruningPlan, sizes: ModelShape, smooth: PruningPlan, seed: int
 ) -> PruningPlan:
-    """Widths as gates make them: drawn from a seed, mostly odd, as many parameters as `smooth` (to less than one
-    feed-forward unit) and as many MACs (to 2%)."""
+    """Widths as gates make them: odd ones from a seed, with the parameters of `smooth` (to less than two
+    feed-forward units) and its MACs (to 2%)."""
     random = np.random.default_rng(seed)
     unit = 2 * sizes.hidden_size + 1  # parameters of a feed-forward unit, the smallest there is
     while True:
@@ -89,7 +89,7 @@ def uneven_plan(
         ffn = [int(random.uniform(60, 700)) | 1 for _ in full.layers]
         missing = smooth.parameters(sizes) - plan_with(conv, heads, ffn).parameters(sizes)
         for place in range(len(ffn)):
-            step = round(missing / unit / (len(ffn) - place))
+            step = 2 * round(missing / unit / (len(ffn) - place) / 2)  # odd stays odd
             ffn[place] += step
             missing -= step * unit
         plan = plan_with(conv, heads, ffn)

@@ -17,6 +17,7 @@ import torch
 from sslim.backbone.exported import ExportedModel
 from sslim.cli import run
 from sslim.deploy import export as exporting
+from sslim.deploy import foreign
 from sslim.deploy.calibration import input_ranges
 from sslim.deploy.export import _judge, export
 from sslim.deploy.foreign import save_dphubert
@@ -83,11 +84,23 @@ def test_calibration_refuses_what_is_not_finite() -> None:
         input_ranges(loaded, clips())
 
 
-def test_a_dphubert_file_of_nan_is_not_the_same(tmp_path: Path) -> None:
+def test_a_dphubert_file_of_nan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first state differs by nothing and the last by NaN: Python's max() says nothing."""
-    loaded = spoilt("encoder.layers.2.final_layer_norm.weight", NAN)
+    place = "encoder.layers.2.final_layer_norm.weight"
+    with pytest.raises(ExportError, match="test gives NaN or infinity"):
+        save_dphubert(spoilt(place, NAN), tmp_path / "m.pth")
+    # The corrupted twin: the model is sound, what is read back is not.
+    original = foreign.build
+
+    def spoiling(*arguments: Any) -> Any:
+        again: Any = original(*arguments)
+        with torch.no_grad():
+            dict(again.named_parameters())[place].view(-1)[0] = NAN
+        return again
+
+    monkeypatch.setattr(foreign, "build", spoiling)
     with pytest.raises(ExportError, match="reads back with a difference of nan"):
-        save_dphubert(loaded, tmp_path / "m.pth")
+        save_dphubert(loaded_model("hubert", pruned=3), tmp_path / "m.pth")
 
 
 def test_a_batch_of_different_lengths_and_something_long_are_compared(
