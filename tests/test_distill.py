@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +11,22 @@ import pytest
 import torch
 
 from sslim.backbone.units import plan_of, shape_of
+from sslim.config import SAFE_TO_CHANGE, RunConfig, apply_settings
 from sslim.distill import cache as cache_module
 from sslim.distill.cache import TargetCache
 from sslim.distill.prediction import first_layers
+from sslim.distill.task import JointTask
+from sslim.errors import TrainingError
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
+from sslim.recipes import demo
+from sslim.train.processes import Processes
+from sslim.train.step import Step
 from tests.models import CASES
-from tests.test_joint_task import teacher
+from tests.test_joint_task import joint_task, teacher
 
 STATE = 500
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def fill(cache: TargetCache, first: int, batches: int = 10) -> None:
@@ -104,3 +113,41 @@ def test_a_pruned_teacher_s_first_layers(family: str, size: str, share: float) -
             for layer in uneven.layers[:depth]
         )
         assert PruningPlan(plan.conv, wider).parameters(shape_of(student)) > limit
+
+
+def test_any_seed_that_a_setting_may_have_trains() -> None:
+    """A time in nanoseconds, and the largest that a file can hold, at the last update of the longest run."""
+    audio = [0.1 * torch.randn(1, 2000)]
+    for seed in (time.time_ns(), 2**63 - 1):
+        apply_settings(RunConfig(), [f"seed={seed}"])
+        task = joint_task(teacher(), seed=seed)
+        step = Step(task, ALONE, precision=torch.float32, clip_norm=10.0, seed=seed + 10**9)
+        for update in (0, 10**9 - 1):
+            assert torch.isfinite(step(update, 1.0, audio)["loss"])
+
+
+class Greedy(JointTask):
+    """A task that needs more memory than there is for a single clip."""
+
+    def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
+        torch.empty(2**60, dtype=torch.uint8)
+        raise AssertionError("there was memory")
+
+
+def test_what_is_advised_for_a_clip_that_does_not_fit_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --resume only what may change on a resume; all else with --force."""
+    monkeypatch.setattr("tests.test_joint_task.JointTask", Greedy)
+    step = Step(joint_task(teacher()), ALONE, precision=torch.float32, clip_norm=10.0)
+    with pytest.raises(TrainingError, match="does not fit the memory") as raised:
+        step(0, 1.0, [torch.randn(1, 16_000 * 4)])
+    resumed, begun = str(raised.value).split("or begin anew")
+    assert "--resume" in resumed
+    assert "--set" not in resumed
+    assert "--device" in resumed
+    assert "device" in SAFE_TO_CHANGE
+    assert "--force" in begun
+    advised = re.findall(r"--set (\S+?)\.?(?:\s|$)", begun)
+    assert advised == ["audio.max_seconds=2"]
+    assert apply_settings(demo(), advised).audio.max_seconds == 2.0
