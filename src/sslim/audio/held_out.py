@@ -32,7 +32,9 @@ def hold_out(audio: Manifest | Shards, *, share: float = 0.05, seed: int) -> Hel
     wanted = max(min(16, count // 4), min(256, int(share * count)))
     if isinstance(audio, Shards) or wanted == 0:
         return HeldOut(audio, Manifest((), ()), "nothing: too little audio")
-    drawn = sorted(audio.utterances, key=lambda item: digest(seed, item.identity))[:wanted]
+    drawn = sorted(
+        audio.utterances, key=lambda item: digest(seed, item.identity.rpartition("/")[2])
+    )[:wanted]
     return HeldOut(
         replace(audio, utterances=tuple(x for x in audio.utterances if x not in drawn)),
         replace(audio, utterances=tuple(x for x in audio.utterances if x in drawn), skipped=()),
