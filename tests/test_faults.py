@@ -374,7 +374,7 @@ def test_a_resume_needs_the_audio_as_it_was(
     assert place.same("out", "whole")
 
 
-@pytest.mark.parametrize("kind", ["gone", "garbage", "a pipe"])
+@pytest.mark.parametrize("kind", ["gone", "garbage"])
 def test_training_goes_on_without_a_file_that_is_lost(
     place: Place, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,15 +387,12 @@ def test_training_goes_on_without_a_file_that_is_lost(
             file.unlink()
             if kind == "garbage":
                 file.write_bytes(b"no audio" * 1000)
-            elif kind == "a pipe":
-                os.mkfifo(file)
 
     with monkeypatch.context() as patch:
         patch.setattr(ProgressBar, "__call__", lose)
         code, said = place.run("out")
     assert code == 0, said
-    assert said.count(str(file)) == 1
-    assert "warning: " in said
+    assert said.count(f"warning: skipped {file}") == 2, "once in each stage"
 
 
 # --- a loss that is not finite ---------------------------------------------------------------------
@@ -422,19 +419,19 @@ def test_the_advice_after_a_bad_loss_works(place: Place, monkeypatch: pytest.Mon
     assert code == 0, said
     facts = json.loads((place.folder / "out" / "sslim.json").read_text())
     change = {"setting": "stage1.learning_rate", "before": 2e-4, "now": 1e-4}
-    assert facts["changed"] == [{**change, "at": "stage1, update 4"}]
+    assert facts["changed"] == [{**change, "at": "stage1, update 3"}]
     assert facts["config"]["stage1"]["learning_rate"] == 1e-4
     again = place.refused("out", "--resume")
     assert "stage1.learning_rate (0.0001 before, 0.0002 now)" in again
     # The other way that is named: without the files, anew.
-    for name in re_wavs(line):
+    for name in files_in(line):
         os.remove(name)
     with monkeypatch.context() as patch:
         patch.setattr(JointTask, "forward", real)
         assert place.run("out", "--force")[0] == 0
 
 
-def re_wavs(line: str) -> set[str]:
+def files_in(line: str) -> set[str]:
     words = line.replace(",", " ").split()
     return {word for word in words if word.endswith(".wav")}
 

@@ -41,12 +41,7 @@ def read_audio(
                 "leave it at 0",
             )
         return shards
-    manifest = read_source(
-        audio,
-        min_seconds=config.audio.min_seconds,
-        max_seconds=config.audio.max_seconds,
-        where=where,
-    )
+    manifest = read_source(audio, min_seconds=config.audio.min_seconds, where=where)
     for skipped in manifest.skipped[:5]:
         say(f"skipped {skipped.path}: {skipped.reason}")
     if len(manifest.skipped) > 5:
