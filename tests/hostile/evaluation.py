@@ -343,7 +343,7 @@ def _rttm() -> Iterator[Case]:
         "folder": ".",
         "device": "/dev/zero",
         "too-long": "n" * 300,
-        "empty": "",
+        "no-name": "",
     }.items():
         yield Case(
             f"evaluate-rttm-{name}",
