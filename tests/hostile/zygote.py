@@ -45,8 +45,8 @@ ROOMS = (
     "plotly.graph_objects",
 )
 
-HARMLESS = (sys.executable, "git", "uname")
-"""Programs that sslim and Python start themselves: workers, the state of a checkout, the processor's name."""
+HARMLESS = (sys.executable, "git", "uname", "fc-list")
+"""Programs that sslim and Python start themselves: workers, the state of a checkout, the processor's name, fonts."""
 
 
 def main() -> None:
