@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from tests.hostile import (
     audio,
     checkpoints,
+    evaluation,
+    exported,
     models,
+    outputs,
+    runs,
+    settings,
     shards,
     sources,
 )
@@ -19,6 +24,11 @@ CLASSES = {
     "shards": shards.cases,
     "checkpoints": checkpoints.cases,
     "models": models.cases,
+    "settings": settings.cases,
+    "evaluation": evaluation.cases,
+    "runs": runs.cases,
+    "exported": exported.cases,
+    "outputs": outputs.cases,
 }
 """Name of a class of inputs -> its cases."""
 

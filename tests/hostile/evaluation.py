@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tests.hostile.audio import example
-from tests.hostile.box import Box
+from tests.hostile.audio import encoded, example
+from tests.hostile.box import Box, speech
 from tests.hostile.case import (
     Case,
     Either,
@@ -61,13 +61,22 @@ def _drop(name: str) -> Make:
     return rows(lambda found: [{k: v for k, v in row.items() if k != name} for row in found])
 
 
+def _grouped(box: Box) -> None:
+    """Two groups that are large enough to be compared, with names that a terminal would take for orders."""
+    path = box.copy("speech", "clips") / "clips.csv"
+    lines = [path.read_text().replace(",m\n", ",m[/b]x\n").rstrip("\n")]
+    for number in range(60):
+        group = ("f", "m[/b]x")[number % 2]
+        lines.append(f"more{number}.wav,word{number // 2 % 2},t{number},test,{group}")
+        sound = speech(5 * (number // 2 % 2), 0.4) + speech(number + 20, 0.4) / 50
+        written(box.input / "clips" / f"more{number}.wav", encoded(sound))
+    path.write_text("\n".join(lines) + "\n")
+
+
 TABLES: dict[str, tuple[Make, Expected]] = {
     "good": (rows(lambda found: None), Usable("accuracy", ())),
     "markup-labels": (each(label=lambda row, n: row["label"] + "[/b]"), Usable("accuracy", ())),
-    "markup-groups": (
-        each(gender=lambda row, n: row["gender"] + "[/b]x[link=http://x.example]"),
-        Usable("accuracy", ()),
-    ),
+    "markup-groups": (_grouped, Usable("accuracy", ())),
     "control-labels": (each(label=lambda row, n: row["label"] + "\x1b[2J"), Usable("accuracy", ())),
     "quoted-newlines": (
         each(label=lambda row, n: row["label"] + "\nsecond"),
@@ -214,9 +223,6 @@ def _folders(box: Box) -> None:
     (box.input / "empty").mkdir()
     ending, content = example("silent")
     written(box.input / "silent" / f"x.{ending}", content)
-    from tests.hostile.audio import encoded
-    from tests.hostile.box import speech
-
     written(box.input / "long" / "x.wav", encoded(speech(0, 12.0)))
 
 
@@ -343,7 +349,7 @@ def _rttm() -> Iterator[Case]:
         "folder": ".",
         "device": "/dev/zero",
         "too-long": "n" * 300,
-        "empty": "",
+        "no-name": "",
     }.items():
         yield Case(
             f"evaluate-rttm-{name}",

@@ -183,7 +183,7 @@ def _config() -> Iterator[Case]:
     all_verbs = tuple(name for name in VERBS if name != "bench")
     for name, values in KEYS.items():
         for number, value in enumerate(values):
-            title = f"config-{name.strip('_').replace('_', '-')}-{number}"
+            title = f"config-{name.replace('_', '-')}-{number}"
             harmless = any(value is mine or value == mine for mine in HARMLESS.get(name, ()))
             if (name, value if not isinstance(value, (list, dict)) else None) in FITS_ALONE:
                 ALONE.add(title)

@@ -277,10 +277,8 @@ def _theirs() -> Iterator[Case]:
 
 def kept(box: Box, outcome: object) -> str:
     """What was not ours is still there."""
-    for name in ("thesis/draft.tex", "notes.txt"):
-        before = (box.input / "p").is_dir()
-        if not before:
-            return "the folder is gone"
+    if not (box.input / "p").is_dir():
+        return "the folder is gone"
     mine = [
         path for path in (box.input / "p").rglob("*") if path.name in ("draft.tex", "notes.txt")
     ]

@@ -353,14 +353,14 @@ def _resume() -> Iterator[Case]:
     def newest(spoil: Callable[[Path], None]) -> Make:
         def make(box: Box) -> None:
             box.copy("stopped1", "r")
-            spoil(sorted((box.input / "r/run/checkpoints").glob("update-*"))[-1])
+            spoil(sorted((box.input / "r/run/checkpoints").rglob("update-*"))[-1])
 
         return make
 
     def every(spoil: Callable[[Path], None]) -> Make:
         def make(box: Box) -> None:
             box.copy("stopped1", "r")
-            for path in (box.input / "r/run/checkpoints").glob("update-*"):
+            for path in (box.input / "r/run/checkpoints").rglob("update-*"):
                 spoil(path)
 
         return make
@@ -493,8 +493,85 @@ def _resume() -> Iterator[Case]:
     )
 
 
+def _verify() -> Iterator[Case]:
+    """A folder that was received: is it what it was when it was written?"""
+
+    def flip(name: str) -> Make:
+        def make(box: Box) -> None:
+            path = box.copy("run", "r") / name
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(bytes(content))
+
+        return make
+
+    def code(box: Box) -> None:
+        path = box.copy("run", "r") / "modeling_sslim.py"
+        path.write_text(path.read_text() + f"\nopen({str(box.canary)!r}, 'w').close()\n")
+
+    def gone(name: str) -> Make:
+        return lambda box: (box.copy("run", "r") / name).unlink()
+
+    makers = {
+        "weights-changed": flip("model.safetensors"),
+        "config-changed": edited(
+            "config.json", lambda facts: facts.__setitem__("layer_norm_eps", 1.0)
+        ),
+        "code-changed": code,
+        "weights-gone": gone("model.safetensors"),
+        "code-gone": gone("modeling_sslim.py"),
+        "record-gone": gone("sslim.json"),
+    } | {f"record-{name}": spoilt("sslim.json", content) for name, content in SHAPES.items()}
+    for name, make in makers.items():
+        quick = name in ("weights-changed", "code-changed", "record-list")
+        yield Case(
+            f"verify-{name}",
+            "backbone",
+            "verify {in}/r",
+            refused(),
+            "not what was written",
+            make,
+            quick,
+        )
+    yield Case(
+        "verify-good",
+        "backbone",
+        "verify {in}/r",
+        Usable("", ()),
+        "a good control",
+        lambda box: void(box.copy("run", "r")),
+        True,
+    )
+    yield Case(
+        "verify-dense",
+        "backbone",
+        "verify {teacher}",
+        refused(),
+        "there is no record to compare it with",
+    )
+    yield Case(
+        "cache-to-file",
+        "evaluate",
+        "cache --cache {csv} --clear",
+        refused(),
+        "a file is no cache",
+        quick=True,
+    )
+    yield Case(
+        "cache-of-others",
+        "evaluate",
+        "cache --cache {speech} --clear",
+        Either(usable=Usable("", ())),
+        "what sslim did not write stays",
+        quick=True,
+    )
+    yield Case("cache-nan", "evaluate", "cache --older-than nan", refused("older-than"))
+    yield Case("cache-dev-null", "evaluate", "cache --cache /dev/null", refused())
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
+    yield from _verify()
     yield from _shapes()
     yield from _evidence()
     yield from _decisions()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from tests.hostile.box import TINY, Box, speech
@@ -27,7 +28,10 @@ def make_shared(folder: Path) -> None:
     for number in range(40):
         name = f"{number:02}.wav"
         word = number % 2
-        soundfile.write(folder / "speech" / name, speech(5 * word + number // 20, 0.4), 16_000)
+        noise = 0.01 * np.random.default_rng(number).standard_normal(
+            6400
+        )  # no two clips are the same
+        soundfile.write(folder / "speech" / name, speech(5 * word, 0.4) + noise, 16_000)
         rows.append(
             {
                 "path": name,

@@ -374,9 +374,15 @@ MANIFESTS: dict[str, tuple[list[Any], Expected]] = {
         ],
         refused(),
     ),
-    "rate-0": ([recording("@IN@/good0.wav", sampling_rate=0)], refused()),
-    "rate-text": ([recording("@IN@/good0.wav", sampling_rate="x")], refused()),
-    "rate-nan": ([recording("@IN@/good0.wav", sampling_rate=NAN)], refused()),
+    "rate-0": ([recording("@IN@/good0.wav", sampling_rate=0)], Either(usable=Usable("parameters"))),
+    "rate-text": (
+        [recording("@IN@/good0.wav", sampling_rate="x")],
+        Either(usable=Usable("parameters")),
+    ),
+    "rate-nan": (
+        [recording("@IN@/good0.wav", sampling_rate=NAN)],
+        Either(usable=Usable("parameters")),
+    ),
     "rate-other": (
         [recording("@IN@/good0.wav", sampling_rate=48000, num_samples=38400)],
         Either(usable=Usable("parameters")),
