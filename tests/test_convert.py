@@ -411,6 +411,8 @@ def test_here_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert load_model(tmp_path / "here").family == "hubert"
     assert not [path for path in (tmp_path / "here").iterdir() if path.name.startswith(".")]
     (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot write .*name too long"):
+        convert(GOLDEN / "hubert_base" / "reference_pruned.pth", tmp_path / ("x" * 300))
     with pytest.raises(OutputError, match="is a file"):
         convert(GOLDEN / "hubert_base" / "reference_pruned.pth", tmp_path / "file", force=True)
 

@@ -300,6 +300,7 @@ def test_shards_and_torchs_own_format(teacher: Path, tmp_path: Path) -> None:
         ({"num_conv_pos_embedding_groups": 3}, "no multiple of num_conv_pos_embedding_groups"),
         ({"conv_stride": [5, 2, 2, 2, 2, 2, 0]}, "conv_stride"),
         ({"conv_stride": [5, 2]}, "differ in length"),
+        ({"layerdrop": 2}, "layerdrop .* from 0 to 1"),
         ({"conv_kernel": [1000] * 7, "conv_stride": [1000] * 7}, "one frame reads"),
         ({"num_labels": 10**9, "id2label": None}, "num_labels"),
         ({"hidden_act": "os.system"}, "hidden_act"),
@@ -547,6 +548,7 @@ def test_a_pinned_model_becomes_a_folder(hub: list[str], tmp_path: Path) -> None
         ("x" * 300 + "/y", None, "Repo id|repo id|characters"),
         ("x" * 300, None, "does not exist"),
         ("a\0b", None, "does not exist"),
+        ("", None, "does not exist"),
     ],
 )
 def test_what_no_revision_is(source: str, revision: str | None, words: str, hub: list[str]) -> None:

@@ -124,6 +124,8 @@ def test_a_folder_without_a_record_is_unverifiable(
         verify(folder)
     with pytest.raises(TeacherError, match="not there"):
         verify(folder / "nowhere")
+    with pytest.raises(TeacherError, match="name too long"):
+        verify(folder / ("x" * 300))
 
 
 def test_code_of_an_earlier_release_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

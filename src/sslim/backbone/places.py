@@ -62,7 +62,7 @@ def find(source: str | Path, revision: str | None = None) -> Place:
         TeacherError: there is no such thing, or a revision is given for a local path.
     """
     path = Path(source)
-    if exists(path):
+    if str(source).strip() and exists(path):
         if revision is not None:
             raise TeacherError(
                 f"{source} lies on this machine, where there is no revision {revision!r}",

@@ -23,6 +23,7 @@ from sslim.backbone import modeling_sslim
 from sslim.backbone.families import family_of, register
 from sslim.backbone.loading import LoadedModel, load_model, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
+from sslim.backbone.places import exists
 from sslim.backbone.processing import preprocessor, read_tokenizer
 from sslim.backbone.verify import ASIDE, MODEL_CODE, RECORD, sha256_of
 from sslim.errors import OutputError, first_line
@@ -63,7 +64,7 @@ def _written_last(out: Path, advice: str, mine: Collection[str] | None = None) -
             half-written is left.
     """
     out = Path(os.path.abspath(out))  # "." has no name
-    made, aside = not out.exists(), out / ASIDE
+    made, aside = not exists(out), out / ASIDE
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -124,9 +125,8 @@ def save_folder(
         TeacherError: a tokenizer's file is damaged, or a weight is not finite.
     """
     register()
-    with _written_last(
-        out, "free space or choose another folder, then run again with --resume", mine
-    ) as aside:
+    again = "" if mine is not None else ", then run again with --resume"
+    with _written_last(out, f"free space or choose another folder{again}", mine) as aside:
         whole.config.auto_map = family_of(whole.config).auto_map
         whole.config.architectures = [type(whole).__name__]
         with quiet_transformers():

@@ -57,6 +57,7 @@ LISTS = {
     "tdnn_dilation": (1, 64),
 }
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
+TIME_DELAY = ("tdnn_dim", "tdnn_kernel", "tdnn_dilation")
 MOST_CONVOLUTIONS = 32
 MOST_STACKED_CONVOLUTIONS = 64
 """data2vec's positional convolutions."""
@@ -113,12 +114,13 @@ def configuration(config_class: Any, data: Mapping[str, Any], source: str) -> An
         settings[name] = data[name]
     if settings.get("output_hidden_states") is None:
         settings.pop("output_hidden_states", None)
-    lists = [settings.get(name, defaults[name]) for name in CONVOLUTIONS]
-    if len({len(values) for values in lists}) != 1:
-        raise TeacherError(
-            f"{source}: {', '.join(CONVOLUTIONS)} in config.json differ in length",
-            "copy or download config.json again",
-        )
+    for names in (CONVOLUTIONS, TIME_DELAY):
+        lists = [settings.get(name, defaults[name]) for name in names if name in defaults]
+        if len({len(values) for values in lists}) > 1:
+            raise TeacherError(
+                f"{source}: {', '.join(names)} in config.json differ in length",
+                "copy or download config.json again",
+            )
     plan = settings.pop("plan", None)
     try:
         config = config_class(**settings)

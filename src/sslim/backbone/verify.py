@@ -90,11 +90,12 @@ def recorded_files(folder: Path) -> dict[str, str]:
     Raises:
         TeacherError: there is no record, or it names no files of the folder.
     """
-    if not folder.is_dir():
-        raise TeacherError(
-            f"{folder} is {'no folder' if folder.exists() else 'not there'}",
-            "give a folder that sslim wrote",
-        )
+    try:
+        wrong = "" if folder.is_dir() else "no folder" if folder.exists() else "not there"
+    except OSError as error:
+        wrong = f"no folder: {first_line(error)}"
+    if wrong:
+        raise TeacherError(f"{folder} is {wrong}", "give a folder that sslim wrote")
     if not (folder / RECORD).is_file():
         raise TeacherError(
             f"{folder} cannot be verified: it has no {RECORD}, so nothing says what its files were",
