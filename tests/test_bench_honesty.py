@@ -22,6 +22,7 @@ from sslim.deploy.signals import speech_like
 from sslim.errors import ConfigError, SslimError
 from sslim.identity import COMPUTATION, content_of
 from sslim.plan import count_macs
+from tests.models import tiny_teacher
 from tests.test_export import folder_of, loaded_model
 
 
@@ -133,6 +134,20 @@ def test_identities_and_names(model: Path, file: Path, tmp_path: Path) -> None:
     assert given.worst_cosine == pytest.approx(1.0)
     # Files that live as long as the measurement are not noted in the model's card.
     assert (model / "README.md").read_text() == card
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_dense_model_runs_in_transformers_and_a_pruned_one_does_not(
+    model: Path, tmp_path: Path
+) -> None:
+    tiny_teacher("hubert").save_pretrained(tmp_path / "dense")
+    names = [str(tmp_path / "dense"), str(model)]
+    entries = contestants(names, ["transformers", "torch"], tmp_path)
+    assert [(entry.model, entry.runtime) for entry in entries] == [
+        *(("dense", "transformers"), ("dense", "torch"), ("model", "torch")),
+    ]
+    found = measure(entries[:1], seconds=[0.2], repeats=2)
+    assert found.rows[0].parts["whole"]["gflop"] > 0
 
 
 @pytest.mark.usefixtures("quick")

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import soundfile
@@ -22,7 +23,7 @@ from sslim.deploy.calibration import input_ranges
 from sslim.deploy.export import _judge, export
 from sslim.deploy.foreign import save_dphubert
 from sslim.deploy.signals import LONG_SECONDS, find_signals, speech_like
-from sslim.deploy.verify import Check, LayerCheck, check_export
+from sslim.deploy.verify import Check, LayerCheck, answers, check_export, shortest_of
 from sslim.errors import AudioError, ConfigError, ExportError, OutputError, TeacherError
 from sslim.identity import COMPUTATION, content_of
 from tests.test_export import clips, exported, folder_of, loaded_model
@@ -349,3 +350,26 @@ def test_an_odd_vocabulary_is_a_sentence(tmp_path: Path) -> None:
     (model / "vocab.json").write_text('{"b": 1, "a": 0}')
     export(model, tmp_path / "m.onnx")
     assert json.loads(ExportedModel(tmp_path / "m.onnx").metadata["labels"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8"])
+def test_a_head_over_several_frames_and_audio_of_one(format: str, tmp_path: Path) -> None:
+    """An x-vector needs some frames: shorter audio is left out of the check, and is NaN in a batch."""
+    loaded = loaded_model("wav2vec2", head="x-vector")
+    model = folder_of(loaded, tmp_path / "model")
+    short = tmp_path / "short"
+    short.mkdir()
+    for number in range(4):
+        soundfile.write(short / f"{number}.wav", 0.1 * np.sin(np.arange(400)), 16_000)
+    made = export(model, tmp_path / "m.onnx", format=format, audio=short, force=True)
+    assert made.check is not None
+    assert made.check.utterances == 0
+    assert made.check.longest == LONG_SECONDS
+    shortest = shortest_of(loaded)
+    with pytest.raises(RuntimeError):
+        answers(loaded, clips((shortest - 1000,))[0])
+    file = ExportedModel(tmp_path / "m.onnx")
+    batch = file(clips((9000, shortest - 320, shortest)))
+    for name in ("logits", "embeddings"):
+        assert np.isfinite(batch[name][[0, 2]]).all()
+        assert np.isnan(batch[name][1]).all()

@@ -248,7 +248,7 @@ def contestants(
         TeacherError: a model cannot be loaded.
     """
     from sslim.backbone.exported import ExportedModel
-    from sslim.backbone.loading import load_model
+    from sslim.backbone.loading import load_config, load_model
     from sslim.deploy.export import export
     from sslim.errors import TeacherError
     from sslim.identity import content_of
@@ -285,7 +285,8 @@ def contestants(
             continue
         loaded = load_model(model)
         identity = loaded.fingerprint
-        pruned = loaded.model.config.model_type.startswith("sslim-")
+        # As it lies on the disk: what was loaded is a class of ours, whatever it was.
+        pruned = load_config(model).model_type.startswith("sslim-")
         operations = _operations(loaded)
         del loaded
         weights = Path(model) / "model.safetensors"

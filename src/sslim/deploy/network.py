@@ -448,6 +448,9 @@ class Network:
             )
             read = g.op("Relu", g.op("Transpose", read, perm=[0, 2, 1]))
             frames_B, time = g.op("Sub", frames_B, lost), g.op("Sub", time, lost)
+        # A deviation needs two frames; an utterance without them would come out as numbers that mean nothing.
+        enough = g.op("GreaterOrEqual", frames_B, 2)
+        bad = g.op("Add", bad, g.op("Where", enough, 0.0, np.float32(math.nan)))
         times = g.op("Unsqueeze", g.op("Range", 0, time, 1), [0])
         keep = g.op("Less", times, g.op("Unsqueeze", frames_B, [1]))
         mean, deviation = self._statistics(read, frames_B, g.op("Unsqueeze", keep, [2]))

@@ -94,6 +94,8 @@ def check_export(
     outputs: list[float] = []
     frames = 0
     name = "logits" if loaded.head else "last_hidden_state"
+    shortest = shortest_of(loaded)
+    waveforms = [waveform for waveform in waveforms if len(waveform) >= shortest]
     for waveform in (*waveforms, long):
         wanted, wanted_output = answers(loaded, waveform)
         for index, states in enumerate(wanted):
@@ -118,19 +120,33 @@ def check_export(
             for index, (cosine, difference) in enumerate(zip(cosines, differences, strict=True))
         ),
         float(np.max(outputs)),
-        _batching(file, name, [*waveforms[: BATCHED - 1], long]),
+        _batching(
+            file, name, [*(waveforms[: BATCHED - 1] or [long[: len(long) // 2]]), long], shortest
+        ),
         len(waveforms),
         sum(len(waveform) for waveform in waveforms) / layers.sampling_rate,
         max(len(waveform) for waveform in (*waveforms, long)) / layers.sampling_rate,
     )
 
 
-def _batching(file: ExportedModel, name: str, waveforms: Sequence[np.ndarray]) -> float:
+def shortest_of(loaded: LoadedModel) -> int:
+    """Samples below which the model says nothing: an x-vector's head reads several frames at once, and a
+    deviation needs two."""
+    whole: Any = loaded.whole
+    frames = 1
+    if loaded.head == "x-vector":
+        frames = 2 + sum((layer.kernel_size - 1) * layer.dilation for layer in whole.tdnn)
+    return loaded.receptive_field + (frames - 1) * loaded.hop
+
+
+def _batching(
+    file: ExportedModel, name: str, waveforms: Sequence[np.ndarray], shortest: int
+) -> float:
     """What a padded batch of different lengths changes against each utterance alone."""
     rows = []
     for share, waveform in zip(SHARES[-len(waveforms) :], waveforms, strict=True):
         short = round(share * len(waveform))
-        rows.append(waveform[:short] if short >= 4 * file.shortest else waveform)
+        rows.append(waveform[: max(short, shortest)])
     together = file(rows)[name]
     _finite(together, "the exported file", f"{name} of a padded batch")
     found = []
