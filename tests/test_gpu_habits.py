@@ -31,6 +31,7 @@ from sslim.prune import gates as gates_module
 from sslim.prune.gates import GatedModel, Gates, KeptLayerNorm
 from sslim.prune.surgery import cut
 from sslim.story import compress
+from sslim.train import memory
 from sslim.train import stage as stage_module
 from sslim.train.device import looks_every
 from sslim.train.loop import Progress
@@ -91,6 +92,12 @@ def saved(out: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("update-")) for path in states)
 
 
+def logged(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    lines = (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.fixture(scope="module")
 def watched(place: Path) -> Path:
     """A run that is looked at after every update, as on a CPU."""
@@ -131,9 +138,8 @@ def test_the_command_line_s_run_without_a_look_at_every_update(
         assert all("loss" not in line and "min left" in line for line in lines[:4])
         assert all("loss" in line and "sparsity" in line for line in lines[4:])
     assert same(tmp_path / "out", watched)
-    log = (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()
-    logged = [(line["stage"], line["update"]) for line in map(json.loads, log)]
-    assert logged == [*(("stage1", n) for n in (5, 10, 12)), *(("stage2", n) for n in (5, 7))]
+    lines = [(line["stage"], line["update"]) for line in logged(tmp_path / "out")]
+    assert lines == [*(("stage1", n) for n in (5, 10, 12)), *(("stage2", n) for n in (5, 7))]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +240,64 @@ def test_a_state_is_saved_between_two_looks(
     assert saved(tmp_path / "out") == [6, 8]
     run(place, tmp_path / "out", "checkpoint_every=3", "log_every=100", resume=True)
     assert same(tmp_path / "out", watched)
+
+
+# --- memory ------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_s_lack_of_memory_halves_the_batches_of_a_run(
+    place: Path,
+    watched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """CUDA's own error, in the first update of the first stage, found out once; the same sums in pieces."""
+
+    class Crowded(JointTask):
+        def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
+            if len(waveforms) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
+            return super().forward(waveforms)
+
+    monkeypatch.setattr("sslim.story.JointTask", Crowded)
+    run(place, tmp_path / "out", progress=True)
+    said = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
+    assert 1 <= len(said) <= 2, "then it is known"
+    assert all("a new run starts there with --set seconds_per_batch=" in line for line in said)
+    ours = logged(tmp_path / "out")
+    theirs = {(line["stage"], line["update"]): line for line in logged(watched)}
+    for line in ours[:2]:
+        other = theirs[line["stage"], line["update"]]
+        assert line["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert line["sparsity"] == pytest.approx(other["sparsity"], abs=1e-5)
+
+
+def test_how_much_a_gpu_needs_is_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 350)
+
+    def crowded() -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert memory._peak_on_cuda(lambda: torch.zeros(()), cuda) == 250
+    assert memory._peak_on_cuda(crowded, cuda) > 2**60, "more than any GPU has"
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2])
+def test_one_clip_at_a_time_where_no_second_fits(
+    fitting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit while it is tried counts as more than there is."""
+    needs = {rows: rows * 2**20 if rows <= fitting else 2**62 for rows in (1, 2)}
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**31)
+    monkeypatch.setattr(
+        memory, "_needed", lambda task, device, precision, rows, samples: needs[rows]
+    )
+    seconds = memory.seconds_that_fit(joint_task(teacher()), ALONE, torch.float32, 2.0)
+    assert seconds == (2.0 if fitting < 2 else 32.0)
 
 
 # --- nothing in an update asks the device --------------------------------------------------------------

@@ -264,7 +264,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     edited: Any = config
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
-        if not equals:
+        if not equals or not name:
             problems.append(f"{_shown(setting)} is not of the form key=value")
         elif name not in _TYPES:
             problems.append(_unknown(name))
@@ -490,7 +490,8 @@ class Limits(NamedTuple):
             bound = f"above {self.least:g}" if self.above else f"at least {self.least:g}"
             return f"{name} must be {bound}, got {_shown(value)}"
         if value > self.most:
-            return f"{name} must be at most {self.most:,} ({self.why}), got {_shown(value)}"
+            most = f"{self.most:,}" if isinstance(self.most, int) else f"{self.most:,.10g}"
+            return f"{name} must be at most {most} ({self.why}), got {_shown(value)}"
         return ""
 
 
@@ -498,7 +499,7 @@ _ENDLESS = "thirty years of updates that take a second"
 _STEP = "the optimiser moves each weight by about this much per update, and weights are below 1"
 _SHARE = "it is a share"
 _LONGEST = "attention over more than an hour in one piece fits no memory"
-_AUDIO = "more than a day of audio in one update, ten times the most that was published"
+_AUDIO = "an update would hear more than a day of audio"
 
 LIMITS: Mapping[str, Limits] = {
     "seed": Limits(0, 2**63 - 1, "what a TOML file can hold"),
@@ -533,17 +534,16 @@ LIMITS: Mapping[str, Limits] = {
 
 def _range_problems(config: RunConfig) -> Iterator[str]:
     flat = to_flat_dict(config)
-    alone = [
-        problem
-        for name, limits in LIMITS.items()
-        for value in (flat[name] if isinstance(flat[name], tuple) else (flat[name],))
-        if (problem := limits.problem(name, value))
-    ]
+    alone = []
+    for name, limits in LIMITS.items():
+        values = flat[name] if isinstance(flat[name], tuple) else (flat[name],)
+        found = (limits.problem(name, value) for value in values)
+        alone += [problem for problem in found if problem][:1]
     yield from alone
 
     def one_of(name: str, allowed: Sequence[str]) -> Iterator[str]:
         values = flat[name] if isinstance(flat[name], tuple) else (flat[name],)
-        for value in values:
+        for value in values[:10]:
             if value not in allowed:
                 near = difflib.get_close_matches(str(value), allowed, n=1)
                 suffix = f" (did you mean {near[0]}?)" if near else ""
