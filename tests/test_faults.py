@@ -527,13 +527,18 @@ def start(folder: Path, out: str, *more: str, updates: int = 30) -> subprocess.P
     )
 
 
+def finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> None:
     """Start-up, both stages, checkpoints, and the writing of the result; the process alone and its group."""
     make_corpus(tmp_path)
     began = time.monotonic()
-    assert start(tmp_path, "whole").wait(timeout=300) == 0
+    finish(start(tmp_path, "whole"))
     length = time.monotonic() - began
     draw, kills, options = random.Random(seed), 0, []
     result = tmp_path / "out" / "model.safetensors"
@@ -578,7 +583,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> No
 @pytest.mark.slow
 def test_two_starts_at_once_give_one_run(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    assert start(tmp_path, "whole").wait(timeout=300) == 0
+    finish(start(tmp_path, "whole"))
     pair = [start(tmp_path, "out"), start(tmp_path, "out")]
     said = [process.communicate(timeout=300)[1] for process in pair]
     assert sorted(process.returncode for process in pair) == [0, 2], said
