@@ -455,6 +455,58 @@ def test_a_clip_too_large_for_the_memory_can_be_cut_shorter(
     assert code == 0, said
 
 
+# --- what the command line says --------------------------------------------------------------------
+
+
+def test_the_end_of_a_file_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: Any) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("sslim.report.runs.find_runs", ended)
+    with pytest.raises(RuntimeError, match="a file ended too soon"):
+        command_line(["runs"])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_only_verbs_that_can_be_resumed_say_so(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sslim.report.runs.find_runs", stopped)
+    assert command_line(["runs"]) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    said = capsys.readouterr().err
+    assert "un the same command again." in said
+    assert "--resume" not in said
+
+
+@pytest.mark.parametrize("option", ["", "--force"])
+def test_an_interrupted_run_says_how_it_goes_on(
+    place: Place, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # Before anything was written there is nothing to go on with.
+        patch.setattr("sslim.story.load_model", interrupt)
+        code, said = place.run("out")
+        assert (code, said.splitlines()[-1]) == (
+            130,
+            "error: interrupted. Run the same command again.",
+        )
+    assert not (place.folder / "out").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "__call__", interrupt)
+        code, said = place.run("out", *([option] if option else []))
+    instead = " instead of --force" if option else ""
+    assert code == 130
+    assert said.endswith(f"interrupted. Run the same command with --resume{instead}.\n")
+    assert place.run("out", "--resume")[0] == 0
+    assert place.same("out", "whole")
+
+
 # --- kills at any moment ---------------------------------------------------------------------------
 
 
@@ -475,13 +527,18 @@ def start(folder: Path, out: str, *more: str, updates: int = 30) -> subprocess.P
     )
 
 
+def finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> None:
     """Start-up, both stages, checkpoints, and the writing of the result; the process alone and its group."""
     make_corpus(tmp_path)
     began = time.monotonic()
-    assert start(tmp_path, "whole").wait(timeout=300) == 0
+    finish(start(tmp_path, "whole"))
     length = time.monotonic() - began
     draw, kills, options = random.Random(seed), 0, []
     result = tmp_path / "out" / "model.safetensors"
@@ -526,7 +583,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> No
 @pytest.mark.slow
 def test_two_starts_at_once_give_one_run(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    assert start(tmp_path, "whole").wait(timeout=300) == 0
+    finish(start(tmp_path, "whole"))
     pair = [start(tmp_path, "out"), start(tmp_path, "out")]
     said = [process.communicate(timeout=300)[1] for process in pair]
     assert sorted(process.returncode for process in pair) == [0, 2], said

@@ -474,8 +474,16 @@ def test_a_run_whose_machine_has_fallen_silent_is_stopped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "3", "", "{", '{"status": 3, "update": "x", "seconds_left": NaN}', '{"update": 1e999}']
-    + ["[" * 100_000, '{"process": [], "written": {}, "status": "running", "host": null}'],
+    [
+        "[]",
+        "3",
+        "",
+        "{",
+        "[" * 100_000,
+        '{"update": 1e999}',
+        '{"status": 3, "update": "x", "seconds_left": NaN}',
+        '{"process": [], "written": {}, "status": "running", "host": null}',
+    ],
 )
 def test_no_single_folder_ends_the_list_of_runs(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]

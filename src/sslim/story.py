@@ -188,9 +188,11 @@ def compress(
     folder.keep_inputs_apart(out, teacher, audio)
     with ExitStack() as held, ProgressBar(progress and processes.main) as bar:
         before: dict[str, Any] = {}
+        locked = False
         if processes.main:
             folder.check_writable(out, resume=resume, force=force)
-            if (out / RUN_FOLDER).is_dir():
+            locked = (out / RUN_FOLDER).is_dir()
+            if locked:
                 folder.hold(out, held)
         mended: dict[str, Any] = {}
         if resume:
@@ -208,7 +210,7 @@ def compress(
         elif processes.main:
             heard = inputs.audio.training
             skipped = heard.skipped if isinstance(heard, Manifest) else ()
-            begin(out, inputs.record, skipped, held, force=force, say=bar.say)
+            begin(out, inputs.record, skipped, held, locked=locked, force=force, say=bar.say)
         processes.wait()
         run = _open(inputs, out, bar, processes, resumed=resume, mended=bool(mended))
         with _noted(run, recipe, forced=force):

@@ -28,6 +28,7 @@ def begin(
     skipped: Sequence[Skipped],
     held: ExitStack,
     *,
+    locked: bool,
     force: bool,
     say: Say,
 ) -> None:
@@ -37,7 +38,8 @@ def begin(
         out: the output folder, checked.
         new: the run's record.
         skipped: what of the audio is not used.
-        held: holds the folder's lock; entered here where the folder was not there before.
+        held: what holds the folder's lock.
+        locked: whether it does already; else, as there was no folder, it does from here on.
         force: whether a run that is there is replaced.
         say: told what stays.
 
@@ -45,9 +47,8 @@ def begin(
         OutputError: the folder cannot be written, or has become somebody else's in the meantime.
     """
     run = out / RUN_FOLDER
-    unlocked = not run.is_dir()
     folder.make_folder(out)
-    if unlocked:
+    if not locked:  # two may have come here at once
         folder.hold(out, held)
         folder.check_writable(out, resume=False, force=force)
     write_json(run / folder.RECORD, {**new, "cleared": False})

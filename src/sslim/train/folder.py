@@ -286,10 +286,15 @@ def is_finished(out: Path, record: dict[str, Any]) -> bool:
     """Whether the run of `record` has written its result into `out`.
 
     Raises:
-        OutputError: there is a `sslim.json` that cannot be read.
+        OutputError: there is a `sslim.json` that cannot be read, or is of another run.
     """
     path = out / "sslim.json"
-    if not path.exists():
+    if not path.exists() or not record.get("cleared"):  # what is there is still the last run's
         return False
     facts = read_json(path, "the description of a finished run")
-    return bool(facts.get("run", "") == record.get("id", ""))
+    if facts.get("run") != record.get("id"):
+        raise OutputError(
+            f"{path} is not what the run in {out / RUN_FOLDER} wrote",
+            "bring the file back, or begin anew with --force instead of --resume",
+        )
+    return True

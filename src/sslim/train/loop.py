@@ -261,7 +261,7 @@ def _trim_log(log: Path, stage: str, made: int) -> None:
     for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-            before = line["stage"] != stage or line["update"] <= made
+            before = int(line["update"]) <= made or line["stage"] != stage
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
         if before:
