@@ -79,3 +79,16 @@ def test_each_kind_of_input_in_its_table_has_cases() -> None:
     for kind, _ in all_cases():
         counts[kind] += 1
     assert all(counts[kind] >= 50 for kind in held.values()), counts
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    from sslim.audio import archives, sound
+    from sslim.backbone.settings import WHOLE_NUMBERS
+
+    said = dict(re.findall(r"^\| ([a-z][\w ]+) \| (.+?) \|$", TEXT, re.MULTILINE))
+    low, high = (rate // 1000 for rate in sound.RATES)
+    assert said["sampling rate of a recording"] == f"{low} kHz to {high} kHz"
+    assert said["amplitude of a recording"].startswith(f"{sound.LOUDEST:g} times full scale")
+    assert said["one member of a shard"] == f"{archives.LARGEST_CLIP // 2**30} GiB"
+    assert said["layers of a model"] == str(WHOLE_NUMBERS["num_hidden_layers"][1])
+    assert said["width of a model"] == f"{WHOLE_NUMBERS['hidden_size'][1]:,}"

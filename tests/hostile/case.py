@@ -27,7 +27,7 @@ class Refused:
     says: str = ""
     """A regular expression that must be found in that line, case ignored."""
     keeps: tuple[str, ...] = ()
-    """Places under the box that may be written although the answer is an error: what was good of the input."""
+    """Places that may be written although the answer is an error: what was good of the input."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Case:
     room: str
     """Whose code has to give the answer: audio, run, method, backbone, evaluate, report or deploy."""
     words: str | tuple[str, ...]
-    """What follows `sslim`; `{in}`, `{out}`, `{teacher}`, ... are places (see `Box.places`), `{tiny}` settings."""
+    """What follows `sslim`; `{in}`, `{out}`, ... are places (see `Box.places`), `{tiny}` settings."""
     expected: Expected
     why: str = ""
     """Why that answer is the right one, where it does not go without saying."""

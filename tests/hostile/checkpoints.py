@@ -319,8 +319,9 @@ def _dphubert(**changes: Any) -> dict[str, Any]:
 
     config = {
         "encoder_embed_dim": 8, "encoder_num_layers": 1, "encoder_head_dim": 4, "encoder_num_heads": [2],
-        "encoder_ff_interm_features": [4], "extractor_conv_layer_config": [(4, 10, 5)] * 2, "encoder_use_attention": [True],
-        "encoder_use_feed_forward": [True], "extractor_mode": "group_norm", "extractor_conv_bias": False,
+        "encoder_ff_interm_features": [4], "extractor_conv_layer_config": [(4, 10, 5)] * 2,
+        "encoder_use_attention": [True], "encoder_use_feed_forward": [True],
+        "extractor_mode": "group_norm", "extractor_conv_bias": False,
         "encoder_layer_norm_first": False, "encoder_pos_conv_kernel": 8, "encoder_pos_conv_groups": 2,
         "encoder_projection_dropout": 0.0, "encoder_attention_dropout": 0.0, "encoder_ff_interm_dropout": 0.0,
         "encoder_dropout": 0.0, "normalize_waveform": False,

@@ -1,4 +1,4 @@
-"""What `evaluate` is given: labels, options, trials, RTTM, folders of noise and rooms; and `embed`'s and `bench`'s words."""
+"""What `evaluate` is given: labels, options, trials, RTTM, noise, rooms; `embed`'s and `bench`'s words."""
 
 from __future__ import annotations
 
@@ -382,9 +382,12 @@ def _words() -> Iterator[Case]:
                 quick=(option, value) in {("layer", "\u00b2"), ("chunk", "nan")},
             )
     for number, line in enumerate((
-        "--threads 0", "--threads x", "--threads nan", "--threads 1,,2", "--threads 1000000000000", "--seconds nan",
-        "--seconds inf", "--seconds -1", "--seconds 1e9", "--seconds 1e-9", "--repeats 0", "--repeats -1", "--runtime evil", "--runtime ,",
-        "--price-per-hour nan --runtime torch --seconds 0.5 --repeats 1", "--price-per-hour -1 --runtime torch --seconds 0.5 --repeats 1",
+        "--threads 0", "--threads x", "--threads nan", "--threads 1,,2", "--threads 1000000000000",
+        "--seconds nan",
+        "--seconds inf", "--seconds -1", "--seconds 1e9", "--seconds 1e-9", "--repeats 0", "--repeats -1",
+        "--runtime evil", "--runtime ,",
+        "--price-per-hour nan --runtime torch --seconds 0.5 --repeats 1",
+        "--price-per-hour -1 --runtime torch --seconds 0.5 --repeats 1",
         "--json /dev/null/x.json", "--json {in}",
     )):  # fmt: skip
         yield Case(
@@ -396,7 +399,9 @@ def _words() -> Iterator[Case]:
             seconds=60,
         )
     for number, line in enumerate((
-        "--format evil", "--min-cosine nan --format onnx-int8", "--min-cosine 2 --format onnx-int8", "--min-cosine x", "--task evil --labels {csv}", "--labels {in}/gone.csv",
+        "--format evil", "--min-cosine nan --format onnx-int8", "--min-cosine 2 --format onnx-int8",
+        "--min-cosine x",
+        "--task evil --labels {csv}", "--labels {in}/gone.csv",
         "--where x", "--where a=b", "--audio {in}/gone", "--audio {in}",
     )):  # fmt: skip
         yield Case(

@@ -1,4 +1,6 @@
-"""Thousands of small damages to good files, from a fixed seed, read in one child: each is an error of ours or usable.
+"""Thousands of small damages to good files, from a fixed seed, read in one child.
+
+Each is an error of ours or usable.
 
 A child prints one line of JSON: how many were read, how many refused, and the first that ended otherwise.
 """
@@ -19,7 +21,7 @@ KINDS = (*CODECS, "config", "preprocessor", "safetensors", "onnx")
 
 
 def mutated(data: bytes, draw: np.random.Generator, head: int = 200) -> bytes:
-    """One to eight damages: bytes set, ranges cut, doubled or zeroed, the end cut off; half of them near the start."""
+    """One to eight damages: bytes set, ranges cut, doubled or zeroed, the end cut; half near the start."""
     content = bytearray(data)
     for _ in range(int(draw.integers(1, 9))):
         if not content:

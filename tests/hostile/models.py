@@ -115,7 +115,7 @@ HARMLESS = {
     "plan": ({},),
     "num_conv_pos_embedding_groups": (),
 }
-"""Values that a backbone without gradients does not use, or that have a default: both answers are defensible."""
+"""Values that a backbone does not use, or that have a default: both answers are defensible."""
 # By itself a configuration says nothing of whether the weights fit it.
 FITS_ALONE = {
     ("num_hidden_layers", 4),

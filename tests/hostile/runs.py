@@ -25,7 +25,12 @@ SHAPES: dict[str, bytes | str] = {
     "half": '{"a": ',
     "binary": np.random.default_rng(0).bytes(400),
     "deep": "[" * 100_000,
-    "nan": '{"status": NaN, "update": NaN, "updates": NaN, "seconds_left": NaN, "waiting_share": NaN, "process": NaN, "written": NaN}',
+    "nan": json.dumps(
+        dict.fromkeys(
+            ("status", "update", "updates", "seconds_left", "waiting_share", "process", "written"),
+            float("nan"),
+        )
+    ),
     "utf-16": "{}".encode("utf-16"),
 }
 
@@ -178,8 +183,10 @@ def is_json(box: Box, outcome: Outcome) -> str:
 
 
 SCORE = {
-    "model": "r", "task": "ks", "metric": "accuracy", "higher_is_better": True, "score": 0.5, "interval": [0.4, 0.6],
-    "difference": 0.0, "difference_interval": [-0.1, 0.1], "parameters": 5, "macs_per_second": 5, "chance": 0.5,
+    "model": "r", "task": "ks", "metric": "accuracy", "higher_is_better": True, "score": 0.5,
+    "interval": [0.4, 0.6],
+    "difference": 0.0, "difference_interval": [-0.1, 0.1], "parameters": 5, "macs_per_second": 5,
+    "chance": 0.5,
     "conditions": {}, "items": 10, "layers": [],
 }  # fmt: skip
 EVIDENCE: dict[str, Any] = {

@@ -45,7 +45,7 @@ def make_shared(folder: Path) -> None:
 
 
 def make_results(folder: Path, warm: Warm, root: Path) -> None:
-    """What the program itself makes: `run` (finished), `model.onnx`, and `stopped1`, `stopped2` (interrupted)."""
+    """What the program makes: `run` (finished), `model.onnx`, `stopped1` and `stopped2` (interrupted)."""
     box = Box(root, folder)
     for words in (
         ["compress", "{teacher}", "{speech}", str(root / "run"), *TINY],
@@ -72,7 +72,7 @@ def interrupt_at(box: Box, warm: Warm, out: Path, stage: int) -> None:
 
 
 def interrupted(stage: str, *words: str) -> None:
-    """Compresses until the second checkpoint of a stage was made, and is interrupted then; runs in a child."""
+    """Compresses until the second checkpoint of a stage was made, then is interrupted; for a child."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

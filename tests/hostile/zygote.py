@@ -1,8 +1,9 @@
 """A warm process: it has imported torch, transformers and sslim once, and forks a child for each case.
 
-`python -m tests.hostile.zygote`; reads one JSON order per line, answers with one JSON line. A child has limits
-on address space, time of the processor and size of files, no network, and a record of each process that it
-starts and each class that a pickle names. It lives in a session of its own, which is killed whole in the end.
+`python -m tests.hostile.zygote`; reads one JSON order per line, answers with one JSON line.
+A child has limits on address space, time of the processor and size of files, no network, and a record of each
+process that it starts and each class that a pickle names. It lives in a session of its own, which is killed
+whole in the end.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ ROOMS = (
 )
 
 HARMLESS = (sys.executable, "git", "uname", "fc-list")
-"""Programs that sslim and Python start themselves: workers, the state of a checkout, the processor's name, fonts."""
+"""What sslim and Python start themselves: workers, a checkout's state, the processor's name, fonts."""
 
 
 def main() -> None:
