@@ -392,7 +392,7 @@ def _fidelity(
 ) -> dict[str, Any]:
     """What `--task fidelity` writes: a row for every model but the first."""
     from sslim.audio import read_source
-    from sslim.evaluate.clips import content_identity
+    from sslim.audio.manifest import content_identity
     from sslim.evaluate.fidelity import fidelity
     from sslim.evaluate.upstream import open_upstream
     from sslim.identity import COMPUTATION, digest

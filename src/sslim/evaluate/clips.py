@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from sslim.audio import Utterance, load_audio, read_source
+from sslim.audio.manifest import content_identity
 from sslim.errors import AudioError, ConfigError, first_line
-from sslim.identity import content_of, digest
+from sslim.identity import content_of
 
 PARTS = ("train", "valid", "test")
 PART_NAMES = {
@@ -58,15 +59,6 @@ class Clip:
     def waveform(self) -> np.ndarray:
         """(samples,) float32 at 16 kHz."""
         return load_audio(self.utterance)
-
-
-def content_identity(utterance: Utterance) -> str:
-    """Identity of what is heard: the file's contents and the stretch of it.
-
-    Raises:
-        AudioError: the file cannot be read.
-    """
-    return digest(file_content(utterance.path), utterance.start, utterance.end)
 
 
 def file_content(path: str) -> str:

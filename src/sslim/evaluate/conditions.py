@@ -15,8 +15,8 @@ import soxr
 
 from sslim import identity
 from sslim.audio import load_audio, read_source
+from sslim.audio.manifest import content_identity
 from sslim.errors import AudioError, ConfigError
-from sslim.evaluate.clips import content_identity
 from sslim.evaluate.features import Alter
 from sslim.evaluate.scorer import Condition
 from sslim.evaluate.tasks import need_packages
