@@ -6,6 +6,7 @@ import copy
 import html
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -599,6 +600,10 @@ def test_a_log_that_was_cut_off_is_drawn_as_far_as_it_goes(student: Path) -> Non
     for content in (b"", b"\n\n", b"\xff", b"[]\n", b'{"stage": "stage1"}\n', b"[" * 100_000):
         log.write_bytes(content)
         assert 'id="figure-training-loss"' not in body(student)
+    log.unlink()
+    os.mkfifo(log)
+    assert "metrics.jsonl is damaged or no evidence: it is not a file" in body(student)
+    log.unlink()
     log.write_text('{"stage": "stage1", "update": 1, "loss": NaN}\n')
     assert "loss is nan" in body(student)
 

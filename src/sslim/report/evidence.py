@@ -201,7 +201,9 @@ def _fingerprint(folder: Path, about: Facts) -> str:
         here = {path.name for path in folder.glob("*.safetensors")}
         here |= {name for name in SETTINGS if (folder / name).is_file()}
         with contextlib.suppress(OSError):
-            if here and all(_sha256(folder / name) == files.get(name) for name in here):
+            paths = [folder / name for name in sorted(here)]
+            whole = bool(paths) and all(path.is_file() for path in paths)
+            if whole and all(_sha256(path) == files.get(path.name) for path in paths):
                 return known
     from sslim.backbone.loading import load_model
 

@@ -184,6 +184,8 @@ def layers(found: Mapping[str, Any], *, at: str) -> None:
 def log(path: Path) -> tuple[list[Facts], str]:
     """The lines of `metrics.jsonl` that can be drawn, and what is wrong with the others ("": nothing)."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return [], "it is not a file"
         if path.stat().st_size > MOST_BYTES:
             return [], f"it is larger than {MOST_BYTES // 2**20} MiB"
         lines = path.read_bytes().split(b"\n")
