@@ -220,9 +220,8 @@ def test_others_work_is_seen_and_ours_is_not(monkeypatch: pytest.MonkeyPatch) ->
     """Two seconds in which all cores together worked three, one of them ours."""
     for busy, own, wanted in ((3.0, 1.0, 1.0), (3.0, 3.2, 0.0), (0.0, 0.0, 0.0)):
         monkeypatch.setattr(looking, "_busy_seconds", iter([10.0, 10.0 + busy]).__next__)
-        monkeypatch.setattr(
-            Load, "_own_seconds", lambda self, own=iter([5.0, 5.0 + own]): next(own)
-        )
+        ours = iter([5.0, 5.0 + own])
+        monkeypatch.setattr(Load, "_own_seconds", lambda self, ours=ours: next(ours))
         monkeypatch.setattr(looking.time, "perf_counter", iter([7.0, 9.0]).__next__)
         assert Load().others() == wanted
     monkeypatch.undo()
