@@ -13,6 +13,7 @@ import pytest
 from sslim.cli import run
 from sslim.cli.bench import remarks
 from sslim.deploy import bench as benching
+from sslim.deploy import processor as looking
 from sslim.deploy import rates as core_rates
 from sslim.deploy.bench import Benchmark, Contestant, Row, Worker, contestants, measure
 from sslim.deploy.export import export
@@ -215,21 +216,16 @@ def test_a_processor_is_named_by_its_numbers() -> None:
     assert processor()["processor"]
 
 
-def test_others_work_is_seen_and_ours_is_not() -> None:
-    import subprocess
-    import time
-
-    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        time.sleep(0.3)
-        ours, theirs = Load([spinning.pid]), Load()
-        time.sleep(1.0)
-        counted, left_out = theirs.others(), ours.others()
-    finally:
-        spinning.kill()
-        spinning.wait()
-    assert counted > 0.2
-    assert counted - left_out > 0.2
+def test_others_work_is_seen_and_ours_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds in which all cores together worked three, one of them ours."""
+    for busy, own, wanted in ((3.0, 1.0, 1.0), (3.0, 3.2, 0.0), (0.0, 0.0, 0.0)):
+        monkeypatch.setattr(looking, "_busy_seconds", iter([10.0, 10.0 + busy]).__next__)
+        ours = iter([5.0, 5.0 + own])
+        monkeypatch.setattr(Load, "_own_seconds", lambda self, ours=ours: next(ours))
+        monkeypatch.setattr(looking.time, "perf_counter", iter([7.0, 9.0]).__next__)
+        assert Load().others() == wanted
+    monkeypatch.undo()
+    assert Load([2**22 + 1])._own_seconds() > 0  # a process that is gone counts nothing
     assert load_now() >= 0
 
 
