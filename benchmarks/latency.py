@@ -2,11 +2,14 @@
 
     python benchmarks/latency.py [--reference DIR] [--openvino] [--seconds 10] [--json FILE]
 
-Random weights: the arithmetic is the same. The shape keeps 410 of 512 channels in each convolution, 4 of 12
-heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a 2.6th) of
-the published DPHuBERT. All contestants run in turn, a process each. DIR is a checkout of the DPHuBERT
-repository (github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format
-dphubert`. `--openvino` runs the float32 file in OpenVINO as well (pip install openvino).
+Random weights: the arithmetic is the same. The smooth shape keeps 410 of 512 channels in each convolution, 4
+of 12 heads and 366 of 3,072 feed-forward units in each layer: the parameters (24 million) and the MACs (a
+2.6th) of the published DPHuBERT. The uneven shape has as many, in widths as gates make them: drawn from a
+seed, odd, other ones in each layer. All contestants run in turn, a process each, and the core's own rate of
+large products takes its turns with them. DIR is a checkout of the DPHuBERT repository
+(github.com/pyf98/DPHuBERT), whose model then runs our weights through `sslim export --format dphubert`.
+`--openvino` runs the float32 file in OpenVINO as well (pip install openvino). Prints lines, then a table for
+docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -25,33 +28,74 @@ from transformers import HubertConfig, HubertModel
 from sslim.backbone.families import build
 from sslim.backbone.saving import save_folder
 from sslim.backbone.units import plan_of, shape_of
-from sslim.deploy.bench import Contestant, contestants, measure
+from sslim.cli.bench import remarks
+from sslim.deploy.bench import Benchmark, Contestant, contestants, measure
 from sslim.deploy.export import export
+from sslim.deploy.processor import named
 from sslim.deploy.worker import peak_bytes, waveform
+from sslim.files import write_json
+from sslim.layout import ModelShape
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
 from sslim.train.device import versions
 
+SMOOTH, UNEVEN = "dphubert-shape", "uneven-shape"
 
-def make_models(folder: Path, shape: tuple[int, int, int]) -> dict[str, float]:
-    """HuBERT Base in transformers' format, and the pruned shape in ours; what they count."""
+
+def make_models(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> dict[str, float]:
+    """HuBERT Base in transformers' format, and the pruned shapes in ours; what they count."""
     torch.manual_seed(0)
     dense = HubertModel(HubertConfig()).eval()
     dense.save_pretrained(folder / "hubert-base")
     whole = build(dense.config, dense.state_dict(), "", "hubert-base")
     full, sizes = plan_of(whole), shape_of(whole)
-    channels, heads, units = (tuple(range(count)) for count in shape)
-    plan = PruningPlan(
-        conv=tuple(channels for _ in full.conv),
-        layers=tuple(LayerPlan(heads, units) for _ in full.layers),
+    smooth = plan_with(
+        [shape[0]] * len(full.conv), [shape[1]] * len(full.layers), [shape[2]] * len(full.layers)
     )
-    pruned = cut(whole, plan).eval()
-    save_folder(folder / "dphubert-shape", pruned, normalise=False, run={"made": "random weights"})
+    uneven = uneven_plan(full, sizes, smooth, seed)
+    for name, plan in ((SMOOTH, smooth), (UNEVEN, uneven)):
+        save_folder(
+            folder / name, cut(whole, plan).eval(), normalise=False, run={"made": "random weights"}
+        )
     return {
         "dense_parameters": full.parameters(sizes),
-        "parameters": plan.parameters(sizes),
-        "macs_ratio": full.macs(sizes) / plan.macs(sizes),
+        "parameters": smooth.parameters(sizes),
+        "macs_ratio": full.macs(sizes) / smooth.macs(sizes),
+        "uneven_seed": seed,
+        "uneven_parameters": uneven.parameters(sizes),
+        "uneven_macs_ratio": full.macs(sizes) / uneven.macs(sizes),
     }
+
+
+def plan_with(conv: list[int], heads: list[int], ffn: list[int]) -> PruningPlan:
+    """The first so many units of each kind."""
+    return PruningPlan.of(
+        conv=tuple(tuple(range(count)) for count in conv),
+        layers=tuple(
+            LayerPlan(tuple(range(h)), tuple(range(f))) for h, f in zip(heads, ffn, strict=True)
+        ),
+    )
+
+
+def uneven_plan(
+    full: PruningPlan, sizes: ModelShape, smooth: PruningPlan, seed: int
+) -> PruningPlan:
+    """Widths as gates make them: odd ones from a seed, with the parameters of `smooth` (to less than two
+    feed-forward units) and its MACs (to 2%)."""
+    random = np.random.default_rng(seed)
+    unit = 2 * sizes.hidden_size + 1  # parameters of a feed-forward unit, the smallest there is
+    while True:
+        conv = [int(len(kept) * random.uniform(0.65, 0.95)) | 1 for kept in full.conv]
+        heads = [int(random.integers(1, 8)) for _ in full.layers]
+        ffn = [int(random.uniform(60, 700)) | 1 for _ in full.layers]
+        missing = smooth.parameters(sizes) - plan_with(conv, heads, ffn).parameters(sizes)
+        for place in range(len(ffn)):
+            step = 2 * round(missing / unit / (len(ffn) - place) / 2)  # odd stays odd
+            ffn[place] += step
+            missing -= step * unit
+        plan = plan_with(conv, heads, ffn)
+        if min(ffn) > 0 and abs(plan.macs(sizes) / smooth.macs(sizes) - 1) < 0.02:
+            return plan
 
 
 def reference_worker(checkout: str, file: str, threads: int) -> None:
@@ -65,8 +109,8 @@ def reference_worker(checkout: str, file: str, threads: int) -> None:
     model.load_state_dict(data["state_dict"], strict=True)
     for line in sys.stdin:
         order = json.loads(line)
-        if "front_end" in order:
-            print(json.dumps({"share": None}), flush=True)
+        if "parts" in order:
+            print(json.dumps({"front_end": None, "parts": None}), flush=True)
             continue
         audio = torch.from_numpy(waveform(order["seconds"]))[None]
         start = time.perf_counter()
@@ -88,8 +132,8 @@ def openvino_worker(file: str, precision: str, threads: int) -> None:
     request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
     for line in sys.stdin:
         order = json.loads(line)
-        if "front_end" in order:
-            print(json.dumps({"share": None}), flush=True)
+        if "parts" in order:
+            print(json.dumps({"front_end": None, "parts": None}), flush=True)
             continue
         audio = waveform(order["seconds"])[None]
         start = time.perf_counter()
@@ -106,33 +150,31 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0, help="of the uneven widths")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        counts = make_models(folder, tuple(arguments.shape))
-        base, pruned = (str(folder / name) for name in ("hubert-base", "dphubert-shape"))
+        counts = make_models(folder, tuple(arguments.shape), arguments.seed)
+        base, pruned, uneven = (str(folder / name) for name in ("hubert-base", SMOOTH, UNEVEN))
         entries = contestants([base], ["transformers", "onnx", "onnx-int8"], folder / "a", print)
         entries += contestants(
             [pruned], ["torch", "bfloat16", "onnx", "onnx-int8"], folder / "b", print
         )
+        entries += contestants([uneven], ["onnx", "onnx-int8"], folder / "c", print)
         if arguments.reference:
             file = export(pruned, folder / "reference.pth", format="dphubert").path
             command = (sys.executable, __file__, "--worker", str(arguments.reference), str(file))
             entries.append(
-                Contestant(
-                    "dphubert-shape", "reference", str(file), file.stat().st_size, command=command
-                )
+                Contestant(SMOOTH, "reference", str(file), file.stat().st_size, command=command)
             )
         if arguments.openvino:
-            file = next(e.path for e in entries if e.model != "hubert-base" and e.runtime == "onnx")
+            file = next(e.path for e in entries if e.model == SMOOTH and e.runtime == "onnx")
             for precision in ("f32", "bf16"):
                 command = (sys.executable, __file__, "--openvino-worker", file, precision)
                 size = Path(file).stat().st_size
                 entries.append(
-                    Contestant(
-                        "dphubert-shape", f"openvino {precision}", file, size, command=command
-                    )
+                    Contestant(SMOOTH, f"openvino {precision}", file, size, command=command)
                 )
         found = measure(
             entries,
@@ -143,20 +185,44 @@ def main() -> None:
         )
     for row in found.rows:
         cosine = "" if row.worst_cosine is None else f"  cosine {row.worst_cosine:.5f}"
+        reached = row.parts.get("whole", {}).get("of_rate")
         print(
             f"{row.model:15} {row.runtime:12} {row.threads} thread(s) {row.seconds:4g} s: "
             f"{1e3 * row.median:7.1f} ms  {row.ratio:5.2f}x  {row.peak_bytes / 2**20:5.0f} MiB  "
             f"{row.file_bytes / 1e6:6.1f} MB  first answer {row.first_answer:.2f} s{cosine}"
-            f"{'  noisy' if row.noisy else ''}"
+            f"{'' if reached is None else f'  {reached:.0%} of the rate'}{'  noisy' if row.noisy else ''}"
+            f"{'  FAILED its comparison' if row.passed is False else ''}"
         )
+    print(named(found.machine))
+    print("\n".join(remarks(found, arguments.repeats)))
+    print("\n" + table(found))
     if arguments.json:
         command = f"python benchmarks/latency.py --seconds {' '.join(f'{s:g}' for s in arguments.seconds)}"
         command += f" --threads {' '.join(map(str, arguments.threads))}"
+        command += f" --repeats {arguments.repeats}"
         command += " --reference DIR" if arguments.reference else ""
         command += " --openvino" if arguments.openvino else ""
         facts = {"command": command, "versions": versions(), "shape": arguments.shape, **counts}
-        text = json.dumps(facts | found.to_dict(), indent=2) + "\n"
-        arguments.json.write_text(text, encoding="utf-8")
+        write_json(arguments.json, facts | found.to_dict())
+
+
+def table(found: Benchmark) -> str:
+    """The longest audio in one thread, as docs/deploy.md has it."""
+    longest = max(row.seconds for row in found.rows)
+    first = min(row.threads for row in found.rows)
+    lines = [
+        "| model | runtime | time | faster | of the core's rate | peak memory | file | first answer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found.rows:
+        if (row.seconds, row.threads) == (longest, first):
+            reached = row.parts.get("whole", {}).get("of_rate")
+            lines.append(
+                f"| {row.model} | {row.runtime} | {1e3 * row.median:.0f} ms | {row.ratio:.1f}x "
+                f"| {'' if reached is None else f'{reached:.0%}'} | {row.peak_bytes / 2**20:.0f} MiB "
+                f"| {row.file_bytes / 1e6:.0f} MB | {row.first_answer:.2f} s |"
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from sslim.audio import Manifest, Skipped, UpdateSampler, load_audio, loading, read_source
 from sslim.audio.batching import Batches, collate
+from sslim.audio.manifest import content_identity
 from sslim.errors import AudioError
 
 
@@ -215,7 +218,7 @@ def test_a_stretch_of_a_lossless_file_is_read_alone(
 lengths = st.lists(st.floats(0.3, 20.0), min_size=1, max_size=60)
 
 
-@given(lengths, st.floats(2.0, 60.0), st.floats(1.0, 30.0), st.integers(0, 5))
+@given(lengths, st.floats(0.01, 400.0), st.floats(0.1, 30.0), st.integers(0, 5))
 def test_an_epoch_has_every_utterance_once(
     seconds: list[float], per_update: float, per_batch: float, seed: int
 ) -> None:
@@ -226,14 +229,13 @@ def test_an_epoch_has_every_utterance_once(
         max_seconds=15,
         seed=seed,
     )
-    if sampler.repeats > 1 or sampler.updates_per_epoch > len(seconds):
-        return
+    assert 1 <= sampler.updates_per_epoch <= len(seconds)
     for epoch in (0, 1):
         start = epoch * sampler.updates_per_epoch
         updates = [sampler.update(start + i) for i in range(sampler.updates_per_epoch)]
         assert all(batches for batches in updates)
         heard = sorted(index for batches in updates for batch in batches for index in batch)
-        assert heard == list(range(len(seconds)))
+        assert heard == sorted(list(range(len(seconds))) * sampler.repeats)
         for batches in updates:
             for batch in batches:
                 longest = max(sampler.seconds[index] for index in batch)
@@ -383,3 +385,36 @@ def test_alike_data_shorter_than_an_update() -> None:
     sampler = UpdateSampler([2.0, 3.0], seconds_per_update=50, seconds_per_batch=10, alike=True)
     assert sampler.update(0) == sampler.update(4)
     assert sampler.crop_seed(0) == sampler.crop_seed(4)
+
+
+# --- identity ------------------------------------------------------------------------------------
+
+
+def test_an_utterance_is_its_contents_and_its_stretch(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 1.0)
+    write(tmp_path / "b" / "other.wav", 1.0)
+    whole = read_source(path).utterances[0]
+    same = read_source(tmp_path / "b").utterances[0]
+    assert content_identity(whole) == content_identity(same)
+    identities = {
+        content_identity(dataclasses.replace(whole, start=start, end=end, channels=channels))
+        for start, end, channels in [
+            (None, None, ()),
+            (0, 100, ()),
+            (0, 101, ()),
+            (1, 100, ()),
+            (None, None, (0,)),
+        ]
+    }
+    assert len(identities) == 5
+    state = path.stat()
+    soundfile.write(path, tone(1.0, pitch=221.0), 16_000)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_size == state.st_size
+    assert content_identity(whole) not in identities
+    path.unlink()
+    with pytest.raises(AudioError, match=r"a\.wav cannot be read: No such file"):
+        content_identity(whole)
+    os.mkfifo(path)
+    with pytest.raises(AudioError, match=r"a\.wav cannot be read: is a pipe, not a file"):
+        content_identity(whole)

@@ -6,6 +6,7 @@ Needs playwright and a Chromium (`make browser` installs Debian's); skips withou
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from sslim.report.page import write_report
 from tests.conftest import REPOSITORY
-from tests.test_html_report import made_run
+from tests.test_html_report import BENCH, made_run, put, scores
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = (
@@ -75,6 +76,30 @@ def test_it_opens_without_errors_or_requests(
     assert ink == ("rgb(27, 31, 36)" if scheme == "light" else "rgb(232, 234, 237)")
     ARTEFACTS.mkdir(exist_ok=True)
     look.page.screenshot(path=ARTEFACTS / f"report-{language}-{scheme}.png", full_page=True)
+    look.context.close()
+
+
+def test_names_that_look_like_markup_are_text(browser: Any, tmp_path: Path) -> None:
+    """Once, a label that opens a comment and a script kept every picture from being drawn."""
+    run = made_run(tmp_path / "student", evidence=False)
+    link, script = '<a href="https://evil.example">x</a>', "<!--<script>"
+    facts = scores((-0.03, 0.01))
+    for row, name in zip(facts["results"], (script, link, "2024"), strict=True):
+        row |= {"model": name, "conditions": {f"{link} {script}": row["conditions"]["noise, 5 dB"]}}
+    cells = facts["groups"][0]["scores"]
+    facts["groups"][0]["scores"] = {script: cells["teacher"], link: cells["student"]}
+    put(run / "evidence" / "ks.json", facts, run)
+    rows = copy.deepcopy(BENCH)
+    for row in rows["results"]:
+        row["model"] = script
+    put(run / "evidence" / "bench.json", rows, run)
+    look = Look(browser, write_report([run], tmp_path / "r.html"))
+    assert look.said == []
+    assert look.page.locator(".plot .main-svg").count() >= 10
+    assert look.page.locator("#checklist").is_visible()
+    assert look.page.locator("svg a, a[href*=evil]").count() == 0
+    names = look.page.locator('[data-figure="scores-0"] .ytick').all_text_contents()
+    assert sorted(names) == sorted([script, link, "2024"])
     look.context.close()
 
 

@@ -72,7 +72,7 @@ def test_compress_passes_everything_on(behind: Any, capsys: Any, tmp_path: Path)
     file.write_text("seed = 3\n")
     words = (
         f"compress teacher/ audio out --params 25% --recipe demo --config {file} --set seed=1 "
-        "--set stage1.updates=5 --force --device cpu --where split=train --where name=a=b"
+        "--set stage1.updates=5 --force --device cpu --where split=train --where name=a=b --revision v1"
     )
     assert cli.run(words.split()) == 0
     (arguments, options) = compress.calls[0]
@@ -87,6 +87,7 @@ def test_compress_passes_everything_on(behind: Any, capsys: Any, tmp_path: Path)
         "force": True,
         "device": "cpu",
         "where": {"split": "train", "name": "a=b"},
+        "revision": "v1",
         "progress": True,
     }
     assert capsys.readouterr().out == "the result in one line\n"
@@ -104,8 +105,12 @@ def test_compress_has_defaults(behind: Any) -> None:
 def test_convert_passes_everything_on(behind: Any, capsys: Any) -> None:
     convert = behind("sslim.backbone.convert", "convert")
     assert cli.run(["convert", "a.pt", "out", "--force"]) == 0
-    assert convert.calls == [((Path("a.pt"), Path("out")), {"force": True})]
-    assert capsys.readouterr().out == "the result in one line\n"
+    assert cli.run(["convert", "a/b", "out", "--revision", "v1"]) == 0
+    assert convert.calls == [
+        (("a.pt", Path("out")), {"force": True, "revision": None}),
+        (("a/b", Path("out")), {"force": False, "revision": "v1"}),
+    ]
+    assert capsys.readouterr().out == "the result in one line\n" * 2
 
 
 def test_inspect_shows_and_writes(behind: Any, capsys: Any, tmp_path: Path) -> None:
@@ -118,7 +123,7 @@ def test_inspect_shows_and_writes(behind: Any, capsys: Any, tmp_path: Path) -> N
     )
     file, picture = tmp_path / "model.json", tmp_path / "model.png"
     assert cli.run(["inspect", "model", "--json", str(file), "--png", str(picture)]) == 0
-    assert inspect_model.calls == [(("model",), {})]
+    assert inspect_model.calls == [(("model",), {"revision": None})]
     assert capsys.readouterr().out == "a table\n"
     assert json.loads(file.read_text()) == {"parameters": 5}
     assert drawn == [picture]

@@ -14,9 +14,10 @@ from sslim.cli import run as command_line
 from sslim.demo import teacher_path
 from sslim.errors import AudioError, ConfigError
 from sslim.evaluate import corpora
-from sslim.evaluate.clips import check_parts, check_speakers, read_clips
+from sslim.evaluate.clips import read_clips
 from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.scorer import Settings
+from sslim.evaluate.splits import check_parts, check_speakers
 from sslim.evaluate.suite import run_suite, score_of
 from sslim.evaluate.superb import BEST
 from sslim.evaluate.tasks import TASKS
@@ -295,8 +296,8 @@ def test_documents_serve_the_queries_of_both_parts(tmp_path: Path) -> None:
     rows = ["path,role,label,split"]
     for part in ("valid", "test"):
         rows += [f"q{part}.wav,query,a,{part}", f"d.wav,document,a,{part}"]
-    for name in ("qvalid", "qtest"):
-        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.ones(8000), 16_000)
+    for level, name in enumerate(("qvalid", "qtest"), start=1):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * level * np.ones(8000), 16_000)
     data = read_clips(write(tmp_path, "\n".join(rows) + "\n"))
     task = TASKS["qbe"]
     check_parts(data, parts=task.parts, shared_role=task.shared_role)

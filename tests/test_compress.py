@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -90,7 +91,15 @@ def test_every_family_end_to_end(family: str, size: str, audio: Path, tmp_path: 
     assert f"{result.parameters:,} parameters" in result.summary_line()
     facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
     assert facts["config"]["stage1"]["updates"] == 6
-    assert facts["audio"]["utterances"] == 10
+    assert facts["audio"]["utterances"] == 8, "what was trained on; two of ten are held out"
+    held_out = facts["result"]["held_out"]
+    assert held_out["utterances"] == 2
+    assert held_out["layers"] == facts["result"]["layers"]
+    rows = held_out["layers"].values()
+    assert held_out["loss"] == pytest.approx(
+        sum(row["l1"] - row["cosine"] for row in rows) / len(rows), abs=1e-5
+    )
+    assert result.summary_line().endswith("on 2 held-out utterances")
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{result.parameters:,}" in card
     assert f"{result.file_bytes:,}" in card
@@ -271,6 +280,223 @@ def test_an_existing_folder_is_not_overwritten(teacher: Path, audio: Path, tmp_p
     run(teacher, audio, out, force=True)
 
 
+def test_force_removes_what_sslim_wrote_and_nothing_else(
+    teacher: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    # A folder that only looks like a run's holds somebody's work.
+    (out / "run").mkdir(parents=True)
+    for text in ("", "{}", "[]", '{"config": 3, "teacher": {}}'):
+        (out / "run" / "run.json").write_text(text)
+        (out / "thesis.tex").write_text("mine")
+        with pytest.raises(OutputError, match="not from sslim"):
+            run(teacher, audio, out, force=True)
+        assert (out / "thesis.tex").read_text() == "mine"
+    shutil.rmtree(out)
+    run(teacher, audio, out)
+    mine = ("thesis.tex", "rollout.toml", "small.onnx", "evidence/scores.json", "run/notes.txt")
+    for name in mine:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+    (out / "vocab.json").write_text("of a teacher with a head")
+    (out / "run" / "state.json").unlink()
+    (out / "run" / "state.json").symlink_to(out / "thesis.tex")
+    old = (out / "model.safetensors").read_bytes()
+    identity = json.loads((out / "run" / "run.json").read_text())["id"]
+    compress(
+        teacher, audio, out, settings=[*SETTINGS, "seed=5"], params="50%", force=True, progress=True
+    )
+    assert all((out / name).read_text() == "mine" for name in mine)
+    assert "left in" in (said := capsys.readouterr().err)
+    assert "evidence, rollout.toml, small.onnx, thesis.tex" in said
+    assert not (out / "vocab.json").exists()
+    assert (out / "model.safetensors").read_bytes() != old
+    record = json.loads((out / "run" / "run.json").read_text())
+    assert record["id"] != identity
+    assert json.loads((out / "sslim.json").read_text())["run"] == record["id"]
+
+
+def test_what_is_in_the_way_is_refused(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    run(teacher, audio, tmp_path / "out")
+    (tmp_path / "out" / "README.md").unlink()
+    (tmp_path / "out" / "README.md").mkdir()
+    (tmp_path / "out" / "README.md" / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match=r"README.md is a folder.*Move it away"):
+        run(teacher, audio, tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "README.md" / "thesis.tex").read_text() == "mine"
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["python list", "list", "csv", "link"])
+def test_no_single_utterance_may_lie_in_the_output(
+    teacher: Path, audio: Path, tmp_path: Path, kind: str
+) -> None:
+    run(teacher, audio, tmp_path / "out")
+    shutil.copytree(audio, tmp_path / "out" / "speech")
+    files = [*sorted(audio.glob("*.wav")), tmp_path / "out" / "speech" / "3.wav"]
+    source: Any = files
+    if kind == "link":
+        (tmp_path / "x.wav").symlink_to(files[-1])
+        source = [*files[:-1], tmp_path / "x.wav"]
+    elif kind != "python list":
+        source = tmp_path / ("files.csv" if kind == "csv" else "files.txt")
+        lines = ["path"] if kind == "csv" else []
+        source.write_text("\n".join([*lines, *map(str, files)]) + "\n")
+    with pytest.raises(OutputError, match=r"wav lies in the output folder"):
+        run(teacher, source, tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "speech" / "3.wav").is_file()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_finished_run_is_not_the_result_of_other_inputs(
+    teacher: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, own = tmp_path / "out", tmp_path / "teacher"
+    shutil.copytree(teacher, own)
+    sound = tmp_path / "audio"
+    shutil.copytree(audio, sound)
+    first = run(own, sound, out)
+    with pytest.raises(ConfigError, match=r"budget \(50% before, 40% now\).*--params 50%"):
+        run(own, sound, out, params="40%", resume=True)
+    with pytest.raises(ConfigError, match=r"seed \(0 before, 3 now\)"):
+        run(own, sound, out, "seed=3", resume=True)
+    with pytest.raises(TeacherError, match="does not exist"):
+        run(tmp_path / "nothing", sound, out, resume=True)
+    tiny_teacher("hubert", seed=9).save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match="another teacher"):
+        run(tmp_path / "other", sound, out, resume=True)
+    with pytest.raises(AudioError):
+        run(own, tmp_path / "nothing", out, resume=True)
+    with pytest.raises(ConfigError, match=r"10 utterances.*9 utterances"):
+        run(own, sorted(sound.glob("*.wav"))[1:], out, resume=True)
+    # Whatever is named as it was, and is gone, is not needed any more.
+    shutil.rmtree(own)
+    shutil.rmtree(sound)
+    again = compress(own, sound, out, settings=SETTINGS, params="50%", resume=True)
+    assert again == first
+    said = capsys.readouterr().err
+    assert f"the teacher {own} cannot be looked at any more" in said
+    assert "the audio cannot be looked at any more" in said
+
+
+def test_a_damaged_result_is_not_called_finished(
+    teacher: Path, audio: Path, tmp_path: Path
+) -> None:
+    run(teacher, audio, tmp_path / "out")
+    path = tmp_path / "out" / "sslim.json"
+    facts = json.loads(path.read_text())
+    weights_now = (tmp_path / "out" / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights_now).hexdigest()
+    path.write_text(json.dumps({**facts, "files": {"model.safetensors": digest}}))
+    run(teacher, audio, tmp_path / "out", resume=True)
+    (tmp_path / "out" / "model.safetensors").write_bytes(weights_now[:-4] + b"1234")
+    with pytest.raises(OutputError, match=r"model.safetensors: is not what was written.*--force"):
+        run(teacher, audio, tmp_path / "out", resume=True)
+    for text, message in (('{"result": []}', "is not what the run in"), ("{", "cannot be read")):
+        path.write_text(text)
+        with pytest.raises(OutputError, match=message):
+            run(teacher, audio, tmp_path / "out", resume=True)
+
+
+def test_a_kill_after_the_result_was_written_leaves_nothing_for_good(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("sslim.train.folder.clear_after", killed)
+        run(teacher, audio, tmp_path / "out")
+    kept = tmp_path / "out" / "run"
+    assert (kept / "projections.safetensors").is_file(), "written before the run counts as finished"
+    assert (kept / "pruned").is_dir()
+    run(teacher, audio, tmp_path / "out", resume=True)
+    assert not any((kept / name).exists() for name in ("pruned", "checkpoints", "targets"))
+
+
+def test_other_rows_or_another_precision_are_refused_by_name(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["path,split"]
+    rows += [f"{file},{'test' if file.stem < '3' else 'train'}" for file in audio.glob("*.wav")]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out, where = tmp_path / "out", {"split": "train"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+        patch.setattr(ProgressBar, "__call__", interrupt)
+        run(teacher, tmp_path / "clips.csv", out, where=where)
+    assert stopped.value.__notes__ == ["Run the same command with --resume"]
+    with pytest.raises(
+        ConfigError, match=r"--where split=train, not with none.*--where split=train"
+    ):
+        run(teacher, tmp_path / "clips.csv", out, resume=True)
+    with pytest.raises(ConfigError, match=r"in float32.*bfloat16.*--set precision=float32"):
+        run(teacher, tmp_path / "clips.csv", out, "precision=bfloat16", where=where, resume=True)
+    # A setting that this version has and the one that began the run had not.
+    path = out / "run" / "run.json"
+    record = json.loads(path.read_text())
+    older = json.loads(path.read_text())
+    del older["config"]["audio"]["held_out"]
+    path.write_text(json.dumps(older))
+    with pytest.raises(ConfigError, match=r"audio.held_out \(unknown before, 0.05 now\)"):
+        run(teacher, tmp_path / "clips.csv", out, where=where, resume=True)
+    path.write_text(json.dumps({**record, "computation": 1}))
+    with pytest.raises(ConfigError, match="which computes other numbers"):
+        run(teacher, tmp_path / "clips.csv", out, where=where, resume=True)
+    path.write_text(json.dumps(record))
+    run(teacher, tmp_path / "clips.csv", out, where=where, resume=True)
+
+
+def test_trackers_get_the_figures_of_a_run(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(ConfigError, match="no tracker"):
+        run(teacher, audio, tmp_path / "out", "trackers=tensorbord")
+    assert not (tmp_path / "out").exists()
+    run(teacher, audio, tmp_path / "out", "trackers=tensorboard")
+    events = EventAccumulator(str(next((tmp_path / "out").rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    assert [point.step for point in events.Scalars("stage1/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in events.Scalars("stage2/loss")] == [7, 8, 9, 10]
+
+
+def test_the_batch_size_of_a_run_before_is_not_inherited(
+    teacher: Path, audio: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(teacher, audio, out, "seconds_per_batch=0")
+    state = json.loads((out / "run" / "state.json").read_text())
+    assert state["seconds_per_batch"] > 0.5
+    (out / "run" / "state.json").write_text(json.dumps({**state, "seconds_per_batch": 0.25}))
+    run(teacher, audio, out, "seconds_per_batch=0", force=True)
+    now = json.loads((out / "run" / "state.json").read_text())
+    assert now["seconds_per_batch"] == state["seconds_per_batch"]
+
+
+def test_without_held_out_audio_it_is_said(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    result = run(teacher, audio, tmp_path / "out", "audio.held_out=0")
+    facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
+    assert facts["audio"]["utterances"] == 10
+    assert facts["result"]["held_out"] is None
+    assert result.summary_line().endswith("on audio that was trained on")
+
+
+def test_the_output_may_be_a_link_or_here(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    run(teacher, audio, tmp_path / "link")
+    assert (tmp_path / "real" / "model.safetensors").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(teacher, audio, Path("."))
+    assert (tmp_path / "here" / "model.safetensors").is_file()
+
+
 def test_the_result_never_replaces_what_it_is_made_from(audio: Path, tmp_path: Path) -> None:
     tiny_teacher("hubert").save_pretrained(tmp_path / "model")
     shutil.copytree(audio, tmp_path / "model" / "audio")
@@ -402,4 +628,5 @@ def test_odd_audio_is_skipped_not_fatal(teacher: Path, audio: Path, tmp_path: Pa
     skipped = json.loads((tmp_path / "out" / "run" / "skipped.json").read_text())["skipped"]
     assert {Path(item["path"]).name for item in skipped} == {"broken.wav", "silent.flac"}
     facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
-    assert facts["audio"]["utterances"] == 11
+    heard = facts["audio"]["utterances"] + facts["result"]["held_out"]["utterances"]
+    assert heard == 11

@@ -54,7 +54,7 @@ configs = st.builds(
     precision=st.sampled_from(["auto", "float32", "bfloat16"]),
     workers=st.integers(0, 256),
     log_every=counts,
-    check_every=st.integers(0, 10_000),
+    check_every=st.integers(0, 1000),
     checkpoint_every=counts,
     keep_checkpoints=counts,
     clip_norm=st.floats(1e-6, 1e6),
@@ -248,7 +248,7 @@ def test_what_lies_beyond_a_limit_is_refused_with_the_reason(name: str) -> None:
             apply_settings(RunConfig(), [f"{name}={text}"])
         assert limits.why in str(raised.value)
         assert ";" not in str(raised.value)
-    with pytest.raises(ConfigError, match="at least|above"):
+    with pytest.raises(ConfigError, match=r"at least|above"):
         apply_settings(RunConfig(), [f"{name}=-1"])
 
 
@@ -377,10 +377,15 @@ def test_a_budget_that_leaves_nothing_is_refused() -> None:
         parse_budget("1%", dense=10)
 
 
-@given(st.integers(1, 99_999), st.integers(10**5, 10**10))
+@given(st.integers(1, 99_999), st.integers(1, 10**15))
 def test_a_share_never_allows_more_than_it_says(thousandths: int, dense: int) -> None:
-    target = parse_budget(f"{thousandths / 1000}%", dense)
-    assert target * 100_000 <= dense * thousandths < (target + 1) * 100_000
+    """For every share and size: the exact count, or a refusal where that is none at all."""
+    allowed = dense * thousandths // 100_000
+    if allowed:
+        assert parse_budget(f"{thousandths / 1000}%", dense) == allowed
+    else:
+        with pytest.raises(BudgetError, match="leaves nothing"):
+            parse_budget(f"{thousandths / 1000}%", dense)
 
 
 @pytest.mark.parametrize(
@@ -391,12 +396,15 @@ def test_sparsity_is_the_share_removed(sparsity: float, budget: str) -> None:
     assert budget_from_sparsity(sparsity) == budget
 
 
-@given(st.floats(1e-6, 1 - 1e-6))
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True))
 def test_every_sparsity_gives_a_budget(sparsity: float) -> None:
+    """Or a refusal, where it would leave all or nothing."""
     dense = 10**9
-    assert parse_budget(budget_from_sparsity(sparsity), dense) == pytest.approx(
-        (1 - sparsity) * dense, abs=2
-    )
+    left = (1 - sparsity) * dense
+    try:
+        assert parse_budget(budget_from_sparsity(sparsity), dense) == pytest.approx(left, abs=2)
+    except (ConfigError, BudgetError):
+        assert left < 1 or left > dense - 1
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.1, 75.0, math.nan, math.inf])

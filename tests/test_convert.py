@@ -356,6 +356,107 @@ def test_an_existing_folder_is_kept_unless_forced(tmp_path: Path) -> None:
     convert(file, tmp_path / "out", force=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(OutputError, match="not a model folder"):
+    (tmp_path / "mine" / "config.json").write_text('{"name": "my web site"}')
+    with pytest.raises(OutputError, match="may be another's"):
         convert(file, tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_force_replaces_what_its_own_record_names_and_nothing_else(tmp_path: Path) -> None:
+    pruned = GOLDEN / "hubert_base" / "reference_pruned.pth"
+    args = argparse.Namespace(encoder_attention_heads=4, arch="hubert")
+    state = fairseq_state(tiny_teacher("hubert"), layer_norm=False)
+    torch.save({"model": state, "args": args}, tmp_path / "dense.pt")
+    out = tmp_path / "out"
+    convert(pruned, out)
+    (out / "web" / "src").mkdir(parents=True)
+    (out / "web" / "src" / "app.js").write_text("mine")
+    (out / "notes.txt").write_text("mine")
+    assert (out / "modeling_sslim.py").is_file()
+    convert(tmp_path / "dense.pt", out, force=True)
+    assert (out / "web" / "src" / "app.js").read_text() == "mine"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "modeling_sslim.py").exists(), "it was the pruned model's"
+    assert load_model(out).model.config.plan is None
+    (out / "modeling_sslim.py").write_text("mine")
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(OutputError, match=r"modeling_sslim\.py is in the way"):
+        convert(pruned, out, force=True)
+    assert (out / "modeling_sslim.py").read_text() == "mine"
+    assert sorted(path.name for path in out.iterdir()) == before
+    assert load_model(out).model.config.plan is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "[]", "5", "{", '{"result": {}}', '{"converted_from": {}, "files": {"../x": ""}}'],
+)
+def test_a_record_of_something_else_proves_nothing(record: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "x").write_text("mine")
+    (out / "config.json").write_text("{}")
+    (out / "sslim.json").write_text(record)
+    with pytest.raises(OutputError):
+        convert(GOLDEN / "hubert_base" / "reference_pruned.pth", out, force=True)
+    assert (tmp_path / "x").read_text() == "mine"
+    assert (out / "config.json").read_text() == "{}"
+
+
+def test_here_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`convert X .`, also where the folder may not be renamed (a mount point)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(GOLDEN / "hubert_base" / "reference_pruned.pth", ".")
+    assert load_model(tmp_path / "here").family == "hubert"
+    assert not [path for path in (tmp_path / "here").iterdir() if path.name.startswith(".")]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot write .*name too long"):
+        convert(GOLDEN / "hubert_base" / "reference_pruned.pth", tmp_path / ("x" * 300))
+    with pytest.raises(OutputError, match="is a file"):
+        convert(GOLDEN / "hubert_base" / "reference_pruned.pth", tmp_path / "file", force=True)
+
+
+def test_a_model_with_pickles_becomes_a_plain_folder(tmp_path: Path) -> None:
+    dense = tiny_teacher("wavlm", auto=AutoModelForCTC, vocab_size=5)
+    dense.config.architectures = ["WavLMForCTC"]
+    dense.config.save_pretrained(tmp_path / "old")
+    torch.save(dense.state_dict(), tmp_path / "old" / "pytorch_model.bin")
+    (tmp_path / "old" / "vocab.json").write_text('{"<pad>": 0, "a": 1}')
+    (tmp_path / "old" / "evil.py").write_text("raise SystemExit")
+    converted = convert(tmp_path / "old", tmp_path / "new")
+    assert converted.family == "wavlm"
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "sslim.json",
+        "vocab.json",
+    }
+    again = AutoModelForCTC.from_pretrained(tmp_path / "new").eval()
+    waveforms = torch.randn(1, 3000)
+    with torch.no_grad():
+        assert torch.equal(again(waveforms).logits, dense(waveforms).logits)
+    assert load_model(tmp_path / "new").fingerprint == load_model(tmp_path / "old").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("normalize_waveform", "false"),
+        ("encoder_num_layers", 10**9),
+        ("encoder_embed_dim", 2**40),
+        ("encoder_head_dim", 0),
+        ("encoder_ff_interm_features", [10**9] * 3),
+        ("encoder_use_attention", None),
+    ],
+)
+def test_odd_settings_of_a_reference_file_are_a_sentence(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    data = torch.load(GOLDEN / "hubert_base" / "reference_pruned.pth", weights_only=True)
+    data["config"][name] = value
+    torch.save(data, tmp_path / "changed.pth")
+    with pytest.raises(ConversionError) as caught:
+        convert(tmp_path / "changed.pth", tmp_path / "out")
+    assert "\n" not in str(caught.value)

@@ -14,13 +14,17 @@ from rich.console import Console
 
 from sslim.backbone.loading import load_model
 from sslim.backbone.units import plan_of, shape_of
-from sslim.demo import run as demo_run
+from sslim.demo import folder as demo_folder
 from sslim.demo import speech as demo_speech
 from sslim.demo import teacher_path
 from sslim.demo.run import run_demo
 from sslim.demo.speech import DemoError, make_speech
 from sslim.distill.prediction import PredictionTask, first_layers
 from sslim.errors import BudgetError, OutputError
+from sslim.report.evidence import read_evidence
+from sslim.report.page import task_sentences
+from sslim.report.verdict import judge
+from sslim.report.words import Words
 
 FEW_VOICES = {"train": ("m1", "f1", "m3"), "valid": ("f2",), "test": ("m2",)}
 FEW_WORDS = {"en": ("yes", "stop", "left", "right"), "de": ("ja", "halt", "links", "rechts")}
@@ -99,18 +103,81 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     limit = teacher.parameters // 4
     assert 0.99 * limit <= compressed.parameters <= limit
     assert 0.97 * compressed.parameters <= distilled.parameters <= compressed.parameters
-    assert all(0.0 <= row.word_accuracy <= 1.0 for row in result.rows)
+    for row in result.rows:
+        assert 0.0 <= row.word_interval[0] <= row.word_accuracy <= row.word_interval[1] <= 1.0
+        assert 0.0 <= row.voice_interval[0] <= row.voice_accuracy <= row.voice_interval[1] <= 1.0
     assert f"{compressed.parameters:,}" in printed
-    saved = json.loads((tmp_path / "demo" / "results.json").read_text())
+    out = tmp_path / "demo"
+    saved = json.loads((out / "results.json").read_text())
     assert saved["rows"][1]["parameters"] == compressed.parameters
     for name in ("student", "distilled"):
-        load_model(tmp_path / "demo" / name)
+        load_model(out / name)
+    # What is printed is what the report says, and the report reads what evaluate wrote.
+    for asked, score in (("words", "word_accuracy"), ("voices", "voice_accuracy")):
+        evidence = json.loads((out / "student" / "evidence" / f"{asked}.json").read_text())
+        assert [row["score"] for row in evidence["results"]] == [
+            getattr(row, score) for row in result.rows
+        ]
+    verdict = judge(read_evidence(out / "student"))
+    assert result.sentences[:-1] == tuple(task_sentences(verdict, Words("en")))
+    assert all(sentence in printed for sentence in result.sentences)
     with pytest.raises(OutputError, match="--force"):
-        run_demo(tmp_path / "demo", settings=settings, progress=False)
-    (tmp_path / "demo" / "mine.txt").write_text("x")
+        run_demo(out, settings=settings, progress=False)
+    (out / "mine.txt").write_text("x")
     with pytest.raises(OutputError, match=r"mine\.txt"):
-        run_demo(tmp_path / "demo", force=True, progress=False)
+        run_demo(out, force=True, progress=False)
     result.render(Console(width=80))
+
+
+def test_force_takes_away_what_a_demo_wrote_and_nothing_else(tmp_path: Path) -> None:
+    """A corpus of somebody's in OUT/speech: no record says that it is ours."""
+    out = tmp_path / "data"
+    (out / "speech").mkdir(parents=True)
+    (out / "speech" / "corpus.wav").write_bytes(b"speech")
+    with pytest.raises(OutputError, match="no record"):
+        demo_folder.prepare(out, force=True)
+    assert (out / "speech" / "corpus.wav").is_file()
+    # With a record goes what a demo writes; a file of somebody's beside it stays.
+    ours = [out / "speech" / name for name in ("manifest.csv", *demo_speech.file_names()[:3])]
+    ours += [out / "results.json", out / "distilled" / "model.safetensors"]
+    demo_folder.prepare(tmp_path / "new", force=False)
+    (tmp_path / "new" / "demo.json").replace(out / "demo.json")
+    for path in ours:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"made")
+    with pytest.raises(OutputError, match="--force"):
+        demo_folder.prepare(out, force=False)
+    assert all(path.is_file() for path in ours)
+    demo_folder.prepare(out, force=True)
+    assert not any(path.exists() for path in ours)
+    assert (out / "speech" / "corpus.wav").read_bytes() == b"speech"
+    assert sorted(path.name for path in out.iterdir()) == ["demo.json", "speech"]
+
+
+def test_force_does_not_follow_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "demo", tmp_path / "elsewhere"
+    demo_folder.prepare(out, force=False)
+    elsewhere.mkdir()
+    (elsewhere / "manifest.csv").write_text("mine")
+    (out / "speech").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="is a link"):
+        demo_folder.prepare(out, force=True)
+    (out / "speech").unlink()
+    (out / "speech").mkdir()
+    (out / "speech" / "clips").symlink_to(elsewhere)
+    (elsewhere / "m1").mkdir()
+    inside = elsewhere / Path(demo_speech.file_names()[0]).relative_to("clips")
+    inside.write_text("mine")
+    demo_folder.prepare(out, force=True)
+    assert inside.read_text() == "mine"
+    assert (elsewhere / "manifest.csv").read_text() == "mine"
+
+
+def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text('{"made_by": "somebody"')
+    with pytest.raises(OutputError, match="no record"):
+        demo_folder.prepare(tmp_path, force=True)
+    assert (tmp_path / "demo.json").is_file()
 
 
 def test_the_distilled_student_is_the_first_layers() -> None:
@@ -151,26 +218,3 @@ def test_prediction_heads_learn() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 0.1
-
-
-def test_the_demo_measures_what_it_says() -> None:
-    """Features that hold the label are read perfectly, noise sits at chance."""
-    generator = np.random.default_rng(0)
-    rows = [
-        {"label": f"w{i % 4}", "speaker": f"v{i % 3}", "split": part, "voice_split": part}
-        for part in ("train", "valid", "test")
-        for i in range(60)
-    ]
-
-    def telling(clip: np.ndarray) -> np.ndarray:
-        return np.tile(clip, (1, 5, 1))
-
-    clips = [
-        np.eye(7)[int(row["label"][1])] + np.eye(7)[4 + int(row["speaker"][1])] for row in rows
-    ]
-    words, voices = demo_run._probes(telling, clips, rows)
-    assert words.mean == voices.mean == 1.0
-    noise = [generator.standard_normal(7) for _ in rows]
-    words, voices = demo_run._probes(telling, noise, rows)
-    assert words.mean < 0.5
-    assert voices.mean < 0.6

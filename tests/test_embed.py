@@ -40,7 +40,7 @@ def local() -> Extractor:
             found.append(waveform[index].astype(np.float32))
         return found
 
-    return Extractor(extract, HOP, FIELD, "local")
+    return Extractor(extract, HOP, FIELD, "local", "local")
 
 
 @given(
@@ -89,7 +89,7 @@ def test_every_format_and_layer(
     format: str, layer: str, model: Path, recordings: Path, tmp_path: Path
 ) -> None:
     done = embed(model, recordings, tmp_path / "out", format=format, layer=layer, chunking=SHORT)
-    assert [file["file"] for file in done.files] == [f"long.{format}", f"short.{format}"]
+    assert [file["file"] for file in done.files] == [f"long.{format}", f"deep/short.{format}"]
     assert done.error is not None
     assert done.error["cosine"] > 0.9
     extractor = open_extractor(model, layer)
@@ -107,7 +107,7 @@ def test_every_format_and_layer(
         rows = parquet.read_table(path)["features"].combine_chunks()
         got = np.asarray(rows.flatten()).reshape(wanted.shape)
     assert np.abs(got - wanted).max() < 1e-6
-    assert not list((tmp_path / "out").rglob(".*"))
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [embedding.LOCK]
 
 
 def test_an_interrupted_run_goes_on(
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on(
         embed(model, recordings, out, chunking=SHORT, batch=1)
     monkeypatch.setattr(embedding, "features", original)
     assert json.loads((out / "embed.json").read_text())["files"] == []
-    partial = out / ".long.npz.partial"
+    (partial,) = (out / embedding.WORK).iterdir()
     assert partial.stat().st_size == 3 * 100 * 32 * 4
     with partial.open("ab") as stream:
         stream.write(b"torn")  # a write that a power cut stopped
@@ -163,7 +163,7 @@ def test_finished_recordings_are_remembered_when_a_later_one_is_interrupted(
     monkeypatch.setattr(embedding, "_one", original)
     embed(model, recordings, tmp_path / "out", chunking=SHORT, resume=True)
     files = json.loads((tmp_path / "out" / "embed.json").read_text())["files"]
-    assert [file["file"] for file in files] == ["long.npz", "short.npz"]
+    assert [file["file"] for file in files] == ["long.npz", "deep/short.npz"]
 
 
 def test_an_exported_file_gives_the_same(model: Path, recordings: Path, tmp_path: Path) -> None:

@@ -111,5 +111,7 @@ def test_random_labels_give_chance(
     if found.metric == "accuracy":
         # Each class learns some class's name; with six of them one or two are right by luck.
         assert found.score < found.chance + 0.2
-    elif found.metric != "slot-type F1":
+    elif task not in ("asv", "sf"):
         assert found.score > 0.4 * found.chance
+    # asv: trials are not shuffled, and a network that learned nothing of voices still tells them apart, at 19
+    # to 21% equal error here, by processor: shuffled labels show what learning adds, not chance.

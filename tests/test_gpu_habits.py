@@ -21,27 +21,26 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslim.backbone.units import plan_of
+from sslim.backbone.modeling_sslim import PositionalConv, StackedPositionalConv
 from sslim.cli import run as command_line
 from sslim.distill import task as task_module
 from sslim.distill.losses import distillation_loss
 from sslim.distill.task import JointTask
 from sslim.errors import TrainingError
-from sslim.plan import PruningPlan
 from sslim.prune import gates as gates_module
-from sslim.prune.decision import decide
 from sslim.prune.gates import GatedModel, Gates, KeptLayerNorm
 from sslim.prune.surgery import cut
 from sslim.story import compress
+from sslim.train import memory
 from sslim.train import stage as stage_module
 from sslim.train.device import looks_every
 from sslim.train.loop import Progress
 from sslim.train.processes import Processes
 from sslim.train.progress import ProgressBar
 from sslim.train.step import Step
-from tests.models import CASES, tiny_teacher
-from tests.test_exactness import largest, model_of, random_values
-from tests.test_joint_task import budget_of, joint_task, teacher
+from tests.models import CASES, tiny_config, tiny_teacher
+from tests.test_exactness import model_of, random_values
+from tests.test_joint_task import joint_task, teacher
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SETTINGS = [
@@ -87,6 +86,18 @@ def same(left: Path, right: Path) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
+def saved(out: Path) -> list[int]:
+    """Updates of stage 1 whose states are kept."""
+    states = (out / "run" / "checkpoints" / "stage1").glob("update-*")
+    return sorted(int(path.name.removeprefix("update-")) for path in states)
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    lines = (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.fixture(scope="module")
 def watched(place: Path) -> Path:
     """A run that is looked at after every update, as on a CPU."""
@@ -127,9 +138,8 @@ def test_the_command_line_s_run_without_a_look_at_every_update(
         assert all("loss" not in line and "min left" in line for line in lines[:4])
         assert all("loss" in line and "sparsity" in line for line in lines[4:])
     assert same(tmp_path / "out", watched)
-    log = (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()
-    logged = [(line["stage"], line["update"]) for line in map(json.loads, log)]
-    assert logged == [*(("stage1", n) for n in (5, 10, 12)), *(("stage2", n) for n in (5, 7))]
+    lines = [(line["stage"], line["update"]) for line in logged(tmp_path / "out")]
+    assert lines == [*(("stage1", n) for n in (5, 10, 12)), *(("stage2", n) for n in (5, 7))]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +194,7 @@ class Remembered(JointTask):
 def test_a_bad_loss_that_is_found_late_is_named_and_nothing_was_learned_from_it(
     place: Path, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Update 7 is bad, the next look comes at 10: the state kept is that before 7, and names are its files'."""
+    """Update 7 is bad, the next look comes at 10: the state kept is that before 7, the names its files'."""
     poison = Poisoned(6)
     monkeypatch.setattr("sslim.story.JointTask", Remembered)
     monkeypatch.setattr(task_module, "distillation_loss", poison)
@@ -192,8 +202,7 @@ def test_a_bad_loss_that_is_found_late_is_named_and_nothing_was_learned_from_it(
         run(place, tmp_path / "out", progress=True)
     assert ".wav" in str(raised.value)
     assert TASKS[-1].update == 9, "it was not looked at before"
-    kept = sorted((tmp_path / "out" / "run" / "checkpoints" / "stage1").glob("*.json"))
-    assert json.loads(kept[-1].read_text())["update"] == 6
+    assert saved(tmp_path / "out")[-1] == 6
     poison.done = True
     run(place, tmp_path / "out", resume=True, progress=True)
     assert same(tmp_path / "out", watched)
@@ -212,8 +221,7 @@ def test_a_stop_between_two_looks_is_obeyed_at_the_next(
         patch.setattr("sslim.story.JointTask", Stopped)
         with pytest.raises(KeyboardInterrupt):
             run(place, tmp_path / "out", progress=True)
-    kept = sorted((tmp_path / "out" / "run" / "checkpoints" / "stage1").glob("*.json"))
-    assert [json.loads(path.read_text())["update"] for path in kept] == [5]
+    assert saved(tmp_path / "out") == [5]
     # How often to look may differ: it changes nothing that is computed.
     run(place, tmp_path / "out", "check_every=3", resume=True, progress=True)
     assert same(tmp_path / "out", watched)
@@ -229,10 +237,67 @@ def test_a_state_is_saved_between_two_looks(
         with pytest.raises(TrainingError, match="update 9: the loss"):
             run(place, tmp_path / "out", "checkpoint_every=3", "log_every=100", "check_every=100")
     assert TASKS[-1].update == 8
-    kept = sorted((tmp_path / "out" / "run" / "checkpoints" / "stage1").glob("*.json"))
-    assert [json.loads(path.read_text())["update"] for path in kept] == [6, 8]
+    assert saved(tmp_path / "out") == [6, 8]
     run(place, tmp_path / "out", "checkpoint_every=3", "log_every=100", resume=True)
     assert same(tmp_path / "out", watched)
+
+
+# --- memory ------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_s_lack_of_memory_halves_the_batches_of_a_run(
+    place: Path,
+    watched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """CUDA's own error, in the first update of the first stage, found out once; the same sums in pieces."""
+
+    class Crowded(JointTask):
+        def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
+            if len(waveforms) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
+            return super().forward(waveforms)
+
+    monkeypatch.setattr("sslim.story.JointTask", Crowded)
+    run(place, tmp_path / "out", progress=True)
+    said = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
+    assert 1 <= len(said) <= 2, "then it is known"
+    assert all("a new run starts there with --set seconds_per_batch=" in line for line in said)
+    ours = logged(tmp_path / "out")
+    theirs = {(line["stage"], line["update"]): line for line in logged(watched)}
+    for line in ours[:2]:
+        other = theirs[line["stage"], line["update"]]
+        assert line["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert line["sparsity"] == pytest.approx(other["sparsity"], abs=1e-5)
+
+
+def test_how_much_a_gpu_needs_is_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 350)
+
+    def crowded() -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert memory._peak_on_cuda(lambda: torch.zeros(()), cuda) == 250
+    assert memory._peak_on_cuda(crowded, cuda) > 2**60, "more than any GPU has"
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2])
+def test_one_clip_at_a_time_where_no_second_fits(
+    fitting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit while it is tried counts as more than there is."""
+    needs = {rows: rows * 2**20 if rows <= fitting else 2**62 for rows in (1, 2)}
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**31)
+    monkeypatch.setattr(
+        memory, "_needed", lambda task, device, precision, rows, samples: needs[rows]
+    )
+    seconds = memory.seconds_that_fit(joint_task(teacher()), ALONE, torch.float32, 2.0)
+    assert seconds == (2.0 if fitting < 2 else 32.0)
 
 
 # --- nothing in an update asks the device --------------------------------------------------------------
@@ -285,6 +350,7 @@ class _Calls(TorchFunctionMode):
 
 def three_updates(task: JointTask) -> None:
     """One that may do what happens once, then two under watch."""
+    task.teacher.train()  # in evaluation a CPU looks whether the audio is finite, a GPU does not
     step = Step(task, ALONE, precision=torch.bfloat16, clip_norm=10.0)
     audio = [0.1 * torch.randn(2, 4000) for _ in range(2)]
     step(0, 1.0, audio)
@@ -293,17 +359,24 @@ def three_updates(task: JointTask) -> None:
             step(update, 1.0, audio)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize(("family", "size"), CASES)
-def test_nothing_in_an_update_asks_the_device(family: str, size: str, normalise: bool) -> None:
+def test_nothing_in_an_update_asks_the_device(family: str, size: str) -> None:
     kinds = ("conv", "head", "ffn", "attention_block", "ffn_block")
-    three_updates(joint_task(teacher(family, size), kinds, normalise_waveform=normalise))
+    three_updates(joint_task(teacher(family, size), kinds, normalise_waveform=size == "large"))
 
 
-def _noise_by_way_of_the_device(self: Gates, seed: int, update: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(update)
-    uniform = torch.rand(self.total, generator=generator)[self.origin.cpu()]
-    return uniform.to(self.log_alpha.device)
+def test_noise_by_way_of_the_device_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corrupted twin: how it was once drawn. The watch looks at calls from the package's own files."""
+    made: dict[str, Any] = {"torch": torch}
+    code = """
+def noise(self, seed, update):
+    uniform = torch.rand(self.total, generator=torch.Generator().manual_seed(update))
+    return uniform[self.origin.cpu()].to(self.log_alpha.device)
+"""
+    exec(compile(code, "src/sslim/made_up.py", "exec"), made)
+    monkeypatch.setattr(Gates, "noise", made["noise"])
+    with pytest.raises(AskedError, match="cpu"):
+        three_updates(joint_task(teacher()))
 
 
 def _fitted(old: Callable[..., Any], ask: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
@@ -359,24 +432,25 @@ def test_noise_goes_to_a_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPatch)
     assert "origin" not in dict(gates.named_buffers()), "it must not move to a GPU with the rest"
 
 
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
 def test_batches_are_pinned_for_a_gpu_alone(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, pinned: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Opened(Exception):
+    class OpenedError(Exception):
         pass
 
     def batches(*args: Any, **settings: Any) -> Any:
-        raise Opened(settings["pin_memory"])
+        raise OpenedError(settings["pin_memory"])
 
+    processes = Processes(0, 1, torch.device(device))
     monkeypatch.setattr(stage_module, "Batches", batches)
     monkeypatch.setattr(JointTask, "to", lambda self, device: self)
-    for device, pinned in (("cpu", True), ("cuda", False))[::-1]:
-        processes = Processes(0, 1, torch.device("cuda" if pinned else device))
-        monkeypatch.setattr("sslim.story.find_processes", lambda name, found=processes: found)
-        monkeypatch.setattr("sslim.story.device_name", str)
-        with pytest.raises(Opened) as opened:
-            run(place, tmp_path / device, progress=False)
-        assert opened.value.args == (pinned,)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **options: self)
+    monkeypatch.setattr("sslim.story.find_processes", lambda *args: processes)
+    monkeypatch.setattr("sslim.story.device_name", str)
+    with pytest.raises(OpenedError) as opened:
+        run(place, tmp_path / "out", progress=False)
+    assert opened.value.args == (pinned,)
 
 
 # --- autocast ------------------------------------------------------------------------------------------
@@ -447,12 +521,21 @@ def test_a_norm_over_kept_channels_returns_what_torch_s_does(
         assert not lifts("cpu")
 
 
+def rms(left: list[torch.Tensor], right: list[torch.Tensor]) -> float:
+    """Largest root mean square difference of a layer, in units of the states (about 1)."""
+    pairs = zip(left, right, strict=True)
+    return max(float((a.float() - b.float()).square().mean().sqrt()) for a, b in pairs)
+
+
 @pytest.mark.parametrize(("family", "size"), CASES)
 @torch.no_grad()
 def test_gated_equals_sliced_under_autocast(
     family: str, size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ways to compute one model in bfloat16 may differ by what bfloat16 itself costs, and no more."""
+    """Two roundings of one model differ by no more than two independent errors of bfloat16 would.
+
+    Layer 0, behind the norms over gated channels, tells float32 statistics from bfloat16 ones.
+    """
     torch.manual_seed(0)
     model = model_of(family, size)
     gates = Gates(model, ("conv", "head", "ffn"))
@@ -464,20 +547,46 @@ def test_gated_equals_sliced_under_autocast(
     with torch.autocast("cpu", torch.bfloat16):
         sliced = small.distillation_features(waveforms)
         gated = gated_model(values, waveforms)
-        other, _ = random_values(gates, 2, 0.6)
-        wrong = gated_model(other, waveforms)
-    cost = largest(sliced, exact)
-    assert 1e-3 < cost < 0.3
-    assert largest(gated, sliced) < cost
-    assert largest(wrong, sliced) > 3 * cost, "the corrupted twin: other gates"
+        nearly = values.clone()
+        nearly[torch.nonzero(values)[0]] = 0.0
+        wrong = gated_model(nearly, waveforms)
+        monkeypatch.setattr(KeptLayerNorm, "forward", AutocastNorm.forward)
+        coarse = gated_model(values, waveforms)
+    cost = rms(sliced, exact)
+    assert 0.005 < cost < 0.02
+    assert rms(gated, sliced) < 1.5 * cost
+    assert rms(wrong, sliced) > 1.5 * cost, "a corrupted twin: one channel of a convolution less"
+    front = rms(sliced[:1], exact[:1])
+    assert rms(gated[:1], sliced[:1]) < 0.65 * front
+    if any(gates.layout.norms(axis.name) for axis in gates.axes if axis.layer < len(plan.conv) - 1):
+        assert rms(coarse[:1], sliced[:1]) > front, "a corrupted twin: bfloat16 statistics"
 
 
-def test_a_decision_fits_the_smallest_of_plans() -> None:
-    """`decide` is called on a GPU's gates as well: nothing of it needs the device but the values."""
-    model = teacher()
-    gates = Gates(model, ("conv", "head", "ffn"))
-    decision = decide(gates, budget_of(model, 0.5))
-    assert isinstance(decision.plan, PruningPlan)
-    assert plan_of(cut(model, decision.plan)) == decision.plan
-    assert decision.values.device == gates.log_alpha.device
-    assert budget_of(model, 0.5).unused(decision.plan) >= 0.0
+@pytest.mark.parametrize(("width", "groups", "kernel"), [(32, 4, 8), (192, 16, 64), (64, 4, 8)])
+def test_a_positional_convolution_is_right_in_bfloat16(
+    width: int, groups: int, kernel: int
+) -> None:
+    """oneDNN gives something else altogether on some processors where a group has few channels."""
+    torch.manual_seed(0)
+    for family in ("hubert", "data2vec-audio"):
+        changes = {
+            "conv_pos_kernel_size" if "data2vec" in family else "num_conv_pos_embeddings": kernel
+        }
+        config = tiny_config(
+            family,
+            hidden_size=width,
+            num_conv_pos_embedding_groups=groups,
+            activation_dropout=0.0,
+            **changes,
+        )
+        made = StackedPositionalConv if "data2vec" in family else PositionalConv
+        conv = made(config)
+        x = torch.randn(2, 40, width)
+        exact = conv(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            under = conv(x)
+        lower = conv.to(torch.bfloat16)(x.to(torch.bfloat16))
+        assert lower.dtype == torch.bfloat16
+        for got in (under, lower):
+            off = float((got.float() - exact).detach().std() / exact.detach().std())
+            assert off < 0.02

@@ -10,16 +10,31 @@ from typing import Any
 
 import pytest
 
+from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder
+from sslim.backbone.units import plan_of, shape_of
 from sslim.cli import run
 from sslim.errors import ConfigError, OutputError
+from sslim.identity import COMPUTATION, content_of
+from sslim.report.card import model_card
 from sslim.report.checklist import FIELDS
 from sslim.report.evidence import read_evidence
 from sslim.report.figures import ranges
+from sslim.report.inspect import Inspection
 from sslim.report.page import write_report
 from sslim.report.verdict import judge
 from sslim.report.words import LANGUAGES, texts
 from tests.test_export import loaded_model
+
+TEACHER, OTHER = "t" * 64, "o" * 64
+HERE = "the model in the folder"
+"""Stands in evidence for the fingerprint of the model that it lies beside; `put` writes the real one."""
+GROUPS_CELL = {"clips": 30, "score": 0.7, "interval": [0.6, 0.8]}
+
+
+def identity(model: str) -> dict[str, str]:
+    known = {"teacher": TEACHER, "student": HERE, "fbank": "log-mel"}.get(model, OTHER)
+    return {"fingerprint": f"{known}-float32", "model_fingerprint": known}
 
 
 def score_row(model: str, score: float, low: float, high: float, **more: Any) -> dict[str, Any]:
@@ -32,18 +47,21 @@ def score_row(model: str, score: float, low: float, high: float, **more: Any) ->
         "interval": [score - 0.02, score + 0.02],
         "difference": score - 0.8,
         "difference_interval": [low, high],
-        "parameters": more.pop("parameters", 0),
-        "macs_per_second": 1,
+        "parameters": 0 if model == "fbank" else 1000,
+        "macs_per_second": 0 if model == "fbank" else 1,
         "chance": 0.1,
         "conditions": {"noise, 5 dB": {"score": score / 2, "interval": [0, 1], "change": -0.1}},
+        **identity(model),
         **more,
     }
 
 
 def scores(difference: tuple[float, float], student: float = 0.78) -> dict[str, Any]:
-    cell = {"clips": 30, "score": 0.7, "interval": [0.6, 0.8]}
+    cell = GROUPS_CELL
     return {
         "task": "ks",
+        "computation": COMPUTATION,
+        "random_labels": False,
         "results": [
             score_row("teacher", 0.8, 0.0, 0.0),
             score_row("student", student, *difference),
@@ -60,7 +78,7 @@ def scores(difference: tuple[float, float], student: float = 0.78) -> dict[str, 
     }
 
 
-def bench_row(model: str, runtime: str, factor: float) -> dict[str, Any]:
+def bench_row(model: str, runtime: str, factor: float, **more: Any) -> dict[str, Any]:
     return {
         "model": model,
         "runtime": runtime,
@@ -72,27 +90,109 @@ def bench_row(model: str, runtime: str, factor: float) -> dict[str, Any]:
         "peak_bytes": 2**28,
         "file_bytes": 10**6,
         "noisy": False,
+        **identity(model),
+        **more,
     }
 
 
-BENCH = {
-    "machine": {"processor": "A processor"},
-    "price_per_hour": None,
-    "results": [bench_row("teacher", "torch", 0.2), bench_row("student", "onnx-int8", 0.05)],
+def bench(*rows: dict[str, Any], **machine: Any) -> dict[str, Any]:
+    return {
+        "machine": {"processor": "A processor", **machine},
+        "price_per_hour": None,
+        "computation": COMPUTATION,
+        "results": list(rows),
+    }
+
+
+BENCH = bench(
+    bench_row("teacher", "torch", 0.2),
+    bench_row("teacher", "onnx-int8", 0.1),
+    bench_row("student", "torch", 0.08),
+    bench_row("student", "onnx-int8", 0.05),
+)
+FIDELITY = {
+    "computation": COMPUTATION,
+    "results": [
+        {
+            "model": "student",
+            "utterances": 5,
+            "layers": [{"layer": n, "cosine": 0.9, "l1": 0.1, "cka": 0.9} for n in range(4)],
+            "worst": [],
+            **identity("student"),
+        }
+    ],
 }
+EXPORT = {
+    "file": "m.onnx",
+    "format": "onnx",
+    "bytes": 1000,
+    "check": {},
+    "passed": True,
+    "worst_cosine": 0.9999,
+    "computation": COMPUTATION,
+    **identity("student"),
+}
+HELD_OUT = {
+    "utterances": 12,
+    "seconds": 61.5,
+    "chosen": "by speaker",
+    "layers": {"0": {"cosine": 0.97, "l1": 0.2}, "3": {"cosine": 0.91, "l1": 0.3}},
+    "loss": -0.5,
+}
+
+
+def run_facts(plan: Inspection) -> dict[str, Any]:
+    """`sslim.json` as `compress` writes it."""
+    sizes = plan.to_dict()
+    names = ("parameters", "dense_parameters", "macs_per_second", "dense_macs_per_second")
+    return {
+        "name": "student",
+        "recipe": "fast",
+        "config": {
+            "stage1": {"updates": 40},
+            "stage2": {"updates": 20},
+            "seconds_per_update": 160.0,
+            "seed": 0,
+        },
+        "audio": {"seconds": 7200.0, "described": "20 utterances, 2.0 h", "source": "my_audio"},
+        "teacher": {"source": "teacher", "fingerprint": TEACHER},
+        "device": "cpu",
+        "precision": "float32",
+        "versions": {"sslim": "0"},
+        "result": {name: sizes[name] for name in names}
+        | {
+            "family": "hubert",
+            "file_bytes": 0,
+            "seconds": 90.0,
+            "layers": {
+                "0": {"cosine": 0.99, "l1": 0.1},
+                "3": {"cosine": 0.95, "l1": 0.2},
+            },
+            "measured_utterances": 32,
+            "hidden_states": 4,
+            "width": 32,
+            "hop": 320,
+            "normalise": False,
+            "undecided": 1,
+            "units": 100,
+        },
+    }
+
+
+def put(path: Path, facts: Any, run: Path) -> Path:
+    """Writes evidence that is of the model in `run`."""
+    path.parent.mkdir(exist_ok=True)
+    own = load_model(run).fingerprint
+    path.write_text(json.dumps(facts).replace(HERE, own))
+    return path
 
 
 def made_run(out: Path, *, evidence: bool = True) -> Path:
     """A compressed folder as `compress` leaves it, with evidence of every kind."""
     loaded = loaded_model("hubert", pruned=3)
-    facts = {
-        "config": {"stage1": {"updates": 40}, "stage2": {"updates": 20}},
-        "audio": {"seconds": 7200.0},
-        "teacher": {"source": "teacher"},
-        "device": "cpu",
-        "result": {"seconds": 90.0, "layers": {"0": {"cosine": 0.99}, "3": {"cosine": 0.95}}},
-    }
-    save_folder(out, loaded.whole, normalise=False, run=facts, card="# A model\n")
+    plan = Inspection("student", shape_of(loaded.model), plan_of(loaded.model))
+    facts = run_facts(plan)
+    save_folder(out, loaded.whole, normalise=False, run=facts, card=model_card(facts))
     (out / "run").mkdir()
     lines = [
         {
@@ -112,16 +212,12 @@ def made_run(out: Path, *, evidence: bool = True) -> Path:
     (out / "run" / "metrics.jsonl").write_text(log + "\n")
     if evidence:
         folder = out / "evidence"
-        folder.mkdir()
-        (folder / "ks.json").write_text(json.dumps(scores((-0.03, 0.01))))
-        (folder / "bench.json").write_text(json.dumps(BENCH))
-        layers = [{"layer": n, "cosine": 0.9, "l1": 0.1, "cka": 0.9} for n in range(4)]
-        fidelity = {
-            "results": [{"model": "student", "utterances": 5, "layers": layers, "worst": []}]
-        }
-        (folder / "fidelity.json").write_text(json.dumps(fidelity))
-        made = {"file": "m.onnx", "format": "onnx", "bytes": 10**6, "check": {}, "passed": True}
-        (out / "m.onnx.json").write_text(json.dumps(made | {"worst_cosine": 0.9999}))
+        put(folder / "ks.json", scores((-0.03, 0.01)), out)
+        put(folder / "bench.json", BENCH, out)
+        put(folder / "fidelity.json", FIDELITY, out)
+        (out / "m.onnx").write_bytes(bytes(1000))
+        file = {"fingerprint": content_of(out / "m.onnx")}
+        put(out / "m.onnx.json", EXPORT | file, out)
     return out
 
 
@@ -187,40 +283,48 @@ def test_the_recommendation_follows_from_intervals(
     tmp_path: Path, difference: tuple[float, float], student: float, decision: str
 ) -> None:
     folder = made_run(tmp_path / "student", evidence=False)
-    file = tmp_path / "ks.json"
-    file.write_text(json.dumps(scores(difference, student)))
+    file = put(tmp_path / "ks.json", scores(difference, student), folder)
     verdict = judge(read_evidence(folder, [file]))
     assert verdict.decision == decision
-    assert verdict.quality == pytest.approx(student / 0.8)
-    assert not verdict.speed_measured
+    assert verdict.worst is not None
+    assert verdict.worst.kept == pytest.approx(student / 0.8)
+    assert verdict.speed is None
 
 
-def test_scores_without_intervals_are_a_pilot_at_most(tmp_path: Path) -> None:
+def test_scores_without_intervals_decide_nothing(tmp_path: Path) -> None:
+    """Without intervals nobody knows whether the teacher itself is above chance."""
     folder = made_run(tmp_path / "student", evidence=False)
     facts = scores((0, 0))
     for row in facts["results"]:
         row["interval"] = row["difference_interval"] = None
-    (tmp_path / "ks.json").write_text(json.dumps(facts))
-    assert judge(read_evidence(folder, [tmp_path / "ks.json"])).decision == "pilot"
-    write_report([folder], tmp_path / "r.html", evidence=[tmp_path / "ks.json"])
+    file = put(tmp_path / "ks.json", facts, folder)
+    verdict = judge(read_evidence(folder, [file]))
+    assert verdict.decision == "unknown"
+    assert [loss.unknown for loss in verdict.losses] == ["why_no_interval"]
+    text = write_report([folder], tmp_path / "r.html", evidence=[file]).read_text()
+    assert "the scores have no intervals" in text
 
 
 def test_error_rates_count_the_other_way(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "student", evidence=False)
     facts = scores((0.1, 0.2))
-    for row in facts["results"]:
-        row["higher_is_better"] = False
-    facts["results"][1]["score"] = 0.9
-    (tmp_path / "per.json").write_text(json.dumps(facts))
-    verdict = judge(read_evidence(folder, [tmp_path / "per.json"]))
+    for row, score in zip(facts["results"], (0.8, 0.9, 0.95), strict=True):
+        row |= {"higher_is_better": False, "chance": 1.0, "score": score}
+        row |= {"interval": [score - 0.02, score + 0.02], "difference": score - 0.8}
+    facts["results"][2]["difference_interval"] = [0.1, 0.2]
+    verdict = judge(read_evidence(folder, [put(tmp_path / "per.json", facts, folder)]))
     assert verdict.decision == "no"
-    assert verdict.quality == pytest.approx(0.1 / 0.2)
+    assert verdict.worst is not None
+    assert verdict.worst.kept == pytest.approx(0.1 / 0.2)
+    assert verdict.worst.at_worst == 0.0  # 20% right, and perhaps 20 points lost
 
 
 def test_speed_is_the_benchmarks_where_there_is_one(whole: Path) -> None:
-    verdict = judge(read_evidence(whole))
-    assert verdict.speed == pytest.approx(4.0)
-    assert verdict.speed_measured
+    speed = judge(read_evidence(whole)).speed
+    assert speed is not None
+    # int8 beside int8: the quotient with the teacher in torch would be 4.
+    assert speed.times == pytest.approx(2.0)
+    assert (speed.runtime, speed.teacher_runtime) == ("onnx-int8", "onnx-int8")
 
 
 def test_several_runs_are_compared(tmp_path: Path) -> None:
@@ -261,7 +365,7 @@ def test_bad_input_is_a_sentence(
     assert run(["report", str(whole), "--lang", "fr"]) == 2
     assert "no language 'fr'" in capsys.readouterr().err
     (tmp_path / "x.json").write_text('{"a": 1}')
-    with pytest.raises(OutputError, match="is not what"):
+    with pytest.raises(OutputError, match="not what evaluate, bench or export writes"):
         read_evidence(whole, [tmp_path / "x.json"])
     with pytest.raises(ConfigError, match="several runs"):
         write_report([whole, whole], tmp_path / "r.html", evidence=[tmp_path / "x.json"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,32 @@ def test_the_first_signal_is_remembered_and_the_second_stops() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_while_something_is_waited_for_stops_at_once() -> None:
+    """Audio on a disk that does not answer may never come; nothing is under way that had to be finished."""
+
+    def stuck() -> Iterator[int]:
+        yield 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        yield 2
+
+    began = time.monotonic()
+    with GracefulStop() as stop:
+        assert list(stop.between(stuck())) == [1]
+        assert stop.asked
+    assert time.monotonic() - began < 30
+    with GracefulStop() as stop:
+        seen = []
+        for number in stop.between(range(5)):
+            seen.append(number)
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGINT)  # while an update is being made
+        assert seen == [0, 1]
+    with GracefulStop() as stop:
+        stop.asked = True
+        assert list(stop.between(range(3), alone=False)) == [0, 1, 2], "they stop together"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -292,12 +293,75 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
+def test_the_record_is_moved_last_and_names_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where sslim.json stands, a run counts as finished: all else must stand before it."""
+    tiny_teacher("hubert", auto=AutoModelForCTC, vocab_size=12).save_pretrained(
+        tmp_path / "teacher"
+    )
+    (tmp_path / "teacher" / "vocab.json").write_text('{"a": 1}')
+    loaded, small = compressed(tmp_path / "teacher")
+    moved: list[str] = []
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        moved.append(Path(target).name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    save_folder(
+        tmp_path / "small",
+        small,
+        normalise=True,
+        run={"x": 1},
+        card="# card",
+        tokenizer_from=loaded.folder,
+    )
+    assert moved[-1] == "sslim.json"
+    assert set(moved) == {path.name for path in (tmp_path / "small").iterdir()}
+    record = json.loads((tmp_path / "small" / "sslim.json").read_text())
+    assert record["x"] == 1
+    assert record["fingerprint"] == load_model(tmp_path / "small").fingerprint
+    assert record["files"] == {
+        name: hashlib.sha256((tmp_path / "small" / name).read_bytes()).hexdigest()
+        for name in moved
+        if name not in ("sslim.json", "README.md")
+    }
+
+
+@pytest.mark.parametrize("ended", range(1, 6))
+def test_a_kill_while_files_are_moved_leaves_no_record(
+    ended: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_teacher("hubert").save_pretrained(tmp_path / "teacher")
+    _, small = compressed(tmp_path / "teacher")
+    replace, left = Path.replace, [ended]
+
+    def killed(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if not left[0]:
+            raise SystemExit
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(SystemExit):
+        save_folder(tmp_path / "small", small, normalise=True, run={}, card="# card")
+    assert not (tmp_path / "small" / "sslim.json").exists()
+    monkeypatch.setattr(Path, "replace", replace)
+    save_folder(tmp_path / "small", small, normalise=True, run={}, card="# card")
+    assert load_model(tmp_path / "small").normalise
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda folder: None, "does not exist"),
         (lambda folder: folder.mkdir(), "no config.json"),
-        (lambda folder: (folder.mkdir(), (folder / "config.json").write_text("{")), "cannot load"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "config.json").write_text("{")),
+            "cannot be read",
+        ),
         (
             lambda folder: (
                 folder.mkdir(),

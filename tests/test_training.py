@@ -22,12 +22,14 @@ from torch import nn
 
 from sslim.backbone.families import our_config
 from sslim.backbone.modeling_sslim import SslimModel
+from sslim.cli import run as command_line
 from sslim.distill.cache import TRIALS, TargetCache
 from sslim.distill.task import DistillationTask
 from sslim.errors import ConfigError, OutputError, TrainingError
 from sslim.report.runs import find_runs
 from sslim.train import memory
-from sslim.train.processes import Processes
+from sslim.train.loop import _trim_log
+from sslim.train.processes import Processes, find_processes
 from sslim.train.state import RunState, read_state
 from sslim.train.step import Step
 from sslim.train.tracking import Trackers
@@ -434,3 +436,72 @@ def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
         Trackers(["tensorbord"], tmp_path, {})
     with pytest.raises(ConfigError, match="comet_ml is not installed"):
         Trackers(["comet_ml"], tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc, not a number"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE=-1, not a number"),
+        ({"RANK": "1"}, "RANK=1 and WORLD_SIZE=1"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 but no RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 but no MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 and WORLD_SIZE=2"),
+    ],
+)
+def test_an_environment_that_no_launcher_makes_is_refused(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"{message}.*unset RANK and WORLD_SIZE"):
+        find_processes("cpu")
+
+
+def test_a_run_whose_machine_has_fallen_silent_is_stopped(tmp_path: Path) -> None:
+    for name, age in (("fresh", 60.0), ("old", 3 * 3600.0)):
+        (tmp_path / name / "run").mkdir(parents=True)
+        (tmp_path / name / "run" / "run.json").write_text("{}")
+        facts = {"status": "running", "host": "elsewhere", "process": 1, "seconds_left": 60.0}
+        facts["written"] = time.time() - age
+        (tmp_path / name / "run" / "state.json").write_text(json.dumps(facts))
+    fresh, old = find_runs(tmp_path)
+    assert (fresh.state, old.state) == ("running", "stopped")
+    assert old.reason == "nothing from elsewhere for 3.0 h; sslim compress --resume goes on with it"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "3",
+        "",
+        "{",
+        "[" * 100_000,
+        '{"update": 1e999}',
+        '{"status": 3, "update": "x", "seconds_left": NaN}',
+        '{"process": [], "written": {}, "status": "running", "host": null}',
+    ],
+)
+def test_no_single_folder_ends_the_list_of_runs(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a[/red]b", "c"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        (tmp_path / name / "run" / "run.json").write_text("{}")
+    (tmp_path / "a[/red]b" / "run" / "state.json").write_text(text)
+    assert [run.state for run in find_runs(tmp_path)] == ["stopped", "stopped"]
+    assert command_line(["runs", str(tmp_path)]) == 0
+    assert "a[/red]b" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_log_that_was_cut_short_is_mended(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    lines = [{"stage": stage, "update": n} for stage in ("stage1", "stage2") for n in (1, 2, 3)]
+    odd = [b"[]", b'{"stage": "stage1"}', b"\xff\xfe", b'{"stage": "stage2", "upda']
+    log.write_bytes(b"\n".join([*(json.dumps(line).encode() for line in lines), *odd]))
+    _trim_log(log, "stage2", 2)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == lines[:5]
+    assert log.read_bytes().endswith(b"\n")

@@ -109,8 +109,25 @@ def swap_folder(fresh: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _let_go_in_child() -> None:
+    """A forked child (an audio decoder) would hold its parent's locks beyond the parent's death."""
+    for descriptor in _held:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 class FolderLock:
     """Keeps a second program out of a folder as long as the first one lives, however it ends.
+
+    On a file system that has no locks nobody is kept out.
 
     Args:
         path: the lock's file; its folder must exist. The file stays: removing it would let two in.
@@ -129,16 +146,20 @@ class FolderLock:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise OutputError(
                 f"another process ({holder or 'unknown'}) is {self.doing} {self.path.parent}",
                 "wait for it or stop it, or choose another folder",
             ) from error
+        except OSError:
+            os.close(descriptor)
+            return self
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+        _held.add(descriptor)
         return self
 
     def __exit__(
@@ -148,5 +169,7 @@ class FolderLock:
         trace: TracebackType | None,
     ) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            if self._descriptor in _held:  # not in a child, which has closed it already
+                _held.discard(self._descriptor)
+                os.close(self._descriptor)
             self._descriptor = None

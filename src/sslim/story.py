@@ -13,57 +13,47 @@ The method is DPHuBERT's (Peng et al., Interspeech 2023). A run can be interrupt
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from sslim.audio import Manifest, read_source
-from sslim.audio.shards import Shards, find_shards, first_clips
+from sslim.audio import Manifest
+from sslim.audio.held_out import HeldOut
+from sslim.audio.shards import Shards
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.places import find
 from sslim.backbone.saving import save_folder, under_head
 from sslim.backbone.units import plan_of, shape_of, table_of
-from sslim.config import (
-    JointConfig,
-    RunConfig,
-    parse_budget,
-    to_dict,
-    to_flat_dict,
-)
+from sslim.config import JointConfig, RunConfig, parse_budget, to_dict, to_flat_dict
 from sslim.distill.cache import TargetCache
-from sslim.distill.losses import distillation_loss
-from sslim.distill.task import (
-    DistillationTask,
-    JointTask,
-    Projections,
-    check_layers,
-    normalise,
-)
-from sslim.errors import AudioError, ConfigError
-from sslim.files import write_json
-from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
+from sslim.distill.distance import Distance, measure_distance
+from sslim.distill.task import DistillationTask, JointTask, Projections, check_layers
+from sslim.errors import AudioError, OutputError, TeacherError, first_line
+from sslim.files import read_json, written_whole
+from sslim.plan import MACS_SECONDS, PruningPlan
 from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
-from sslim.train.device import choose_precision, device_name, versions
-from sslim.train.folder import RUN_FOLDER, create_folder, keep_inputs_apart, may_write, write_run
+from sslim.train import checkpoint, folder, record
+from sslim.train.beginning import begin, go_on
+from sslim.train.device import choose_precision, device_name
+from sslim.train.folder import RUN_FOLDER
+from sslim.train.heard import clips_to_measure, part, read_audio
 from sslim.train.processes import Processes, find_processes
 from sslim.train.progress import ProgressBar
 from sslim.train.stage import Session, run_stage
 from sslim.train.state import RunState
-from sslim.train.tracking import Trackers
+from sslim.train.tracking import Trackers, check_trackers
 
-MEASURED_UTTERANCES = 32
-"""Utterances on which the distance to the teacher is measured at the end."""
+MEASURED_UTTERANCES = 200
+"""Held-out utterances, at most, on which the distance to the teacher is measured at the end."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +68,14 @@ class CompressionResult:
     dense_macs_per_second: int
     file_bytes: int
     layers: dict[int, dict[str, float]]
-    """Mapped layer -> cosine similarity and L1 distance to the teacher, through the projections."""
+    """Mapped layer -> cosine similarity and L1 distance to the teacher, through the projections, on audio
+    that was held out of training; on training audio where `held_out` is empty."""
     undecided: int
     units: int
     seconds: float
+    held_out: dict[str, Any]
+    """What was held out of training: `utterances` and `seconds` that were measured, how they were `chosen`,
+    `layers` as above, and the `loss`. Empty where nothing was held out."""
 
     def summary_line(self) -> str:
         """One line: parameters, MACs, file size, distance per mapped layer."""
@@ -91,8 +85,27 @@ class CompressionResult:
             f"({self.parameters / self.dense_parameters:.1%} of {self.dense_parameters:,}), "
             f"{self.macs_per_second / 1e9:.3g} GMACs per second of audio "
             f"({self.macs_per_second / self.dense_macs_per_second:.1%}), "
-            f"{self.file_bytes / 1e6:.1f} MB, cosine to the teacher by layer {cosine}"
+            f"{self.file_bytes / 1e6:.1f} MB, cosine to the teacher by layer {cosine} {self._heard()}"
         )
+
+    def _heard(self) -> str:
+        if not self.held_out:
+            return "on audio that was trained on"
+        return f"on {self.held_out['utterances']:,} held-out utterances"
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run is made from, checked."""
+
+    config: RunConfig
+    teacher: LoadedModel
+    audio: HeldOut
+    """In two parts: what is trained on, and what is not."""
+    budget: Budget
+    layers: tuple[int, ...]
+    record: dict[str, Any]
+    """As a new run of this would be recorded."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +113,16 @@ class _Run:
     """What both stages share: the training room's session, and what only this story knows."""
 
     session: Session
-    teacher: LoadedModel
-    budget: Budget
-    layers: tuple[int, ...]
+    inputs: _Inputs
+    record: dict[str, Any]
+
+    @property
+    def teacher(self) -> LoadedModel:
+        return self.inputs.teacher
 
     @property
     def config(self) -> RunConfig:
         return self.session.config
-
-    @property
-    def audio(self) -> Manifest | Shards:
-        return self.session.audio
 
     @property
     def folder(self) -> Path:
@@ -138,6 +150,7 @@ def compress(
     force: bool = False,
     device: str | None = None,
     where: Mapping[str, str] | None = None,
+    revision: str | None = None,
     progress: bool = True,
 ) -> CompressionResult:
     """Compresses `teacher` with unlabelled `audio` and writes a folder that transformers loads.
@@ -156,6 +169,7 @@ def compress(
         force: replace what `out` holds.
         device: `auto`, `cpu`, `cuda`, ...
         where: rows of a CSV manifest to take, as column -> value.
+        revision: the branch, tag or commit of a hub id; the same as `owner/name@revision`.
         progress: draw a progress bar on stderr.
 
     Raises:
@@ -163,151 +177,195 @@ def compress(
             raised before training starts wherever that can be known.
     """
     began = time.perf_counter()
-    resolved = resolve(
+    config_now = resolve(
         recipe, config=config, settings=settings, params=params, sparsity=sparsity, device=device
     )
-    out = Path(out)
-    processes = find_processes(resolved.device)
-    keep_inputs_apart(out, teacher, audio)
-    finished = processes.main and not may_write(out, resume=resume, force=force)
-    if processes.agree(float(finished)):
-        return _read_result(out)
-    with ProgressBar(progress and processes.main) as bar:
-        loaded = load_model(teacher)
-        run = _check(resolved, loaded, audio, where, out, bar, processes)
+    if revision is not None:
+        teacher = find(teacher, revision).name
+    out = folder.settled(out)
+    check_trackers(config_now.trackers)
+    processes = find_processes(config_now.device)
+    folder.keep_inputs_apart(out, teacher, audio)
+    with ExitStack() as held, ProgressBar(progress and processes.main) as bar:
+        before: dict[str, Any] = {}
+        locked = False
         if processes.main:
-            if not resume:
-                create_folder(out)
-            write_run(run.session, _description(run, recipe, audio), resume=resume)
-        processes.wait()
-        with _noted(run, recipe):
-            student, projections, decision = _joint_stage(run)
-            student = _recovery_stage(run, student, projections)
+            folder.check_writable(out, resume=resume, force=force)
+            locked = (out / RUN_FOLDER).is_dir()
+            if locked:
+                folder.hold(out, held)
+        mended: dict[str, Any] = {}
+        if resume:
+            before = record.read_record(out / RUN_FOLDER)
+            mended = record.compare_settings(out, before, config_now)
+            record.compare_where(out, before, where)
+        if processes.agree(float(resume and folder.is_finished(out, before))):
             if processes.main:
-                _finish(run, student, projections, decision, recipe, audio, out, began)
+                _check_finished(before, config_now, teacher, audio, where, out, bar)
+            return _read_result(out)
+        inputs = _check(config_now, recipe, teacher, audio, where, out, bar, processes)
+        if processes.main and resume:
+            shards = isinstance(inputs.audio.training, Shards)
+            go_on(out, before, inputs.record, config_now, mended, shards=shards, say=bar.say)
+        elif processes.main:
+            heard = inputs.audio.training
+            skipped = heard.skipped if isinstance(heard, Manifest) else ()
+            begin(out, inputs.record, skipped, held, locked=locked, force=force, say=bar.say)
+        processes.wait()
+        run = _open(inputs, out, bar, processes, resumed=resume, mended=bool(mended))
+        with _noted(run, recipe, forced=force):
+            student, projections, decision = _joint_stage(run)
+            student = _recovery_stage(run, student, projections, decision)
+            if processes.main:
+                _finish(run, student, projections, decision, out, began)
             processes.wait()
     return _read_result(out)
 
 
-@contextmanager
-def _noted(run: _Run, recipe: str) -> Iterator[None]:
-    """Keeps `state.json` true about how the run ends."""
-    state = run.session.state
-    state.set(status="running", recipe=recipe)
-    try:
-        with run.session.trackers:
-            yield
-    except KeyboardInterrupt:
-        state.set(status="interrupted")
-        raise
-    except Exception as error:
-        state.set(status="failed", reason=str(error))
-        raise
-    state.set(status="finished", seconds_left=0.0)
-
-
 def _check(
     config: RunConfig,
-    teacher: LoadedModel,
+    recipe: str,
+    teacher: str | Path,
     audio: str | Path | Sequence[str | Path],
     where: Mapping[str, str] | None,
     out: Path,
     bar: ProgressBar,
     processes: Processes,
-) -> _Run:
+) -> _Inputs:
     """Everything that can be known to be wrong before training is found here."""
-    shape, plan = shape_of(teacher.model), plan_of(teacher.model)
+    loaded = load_model(teacher)
+    shape, plan = shape_of(loaded.model), plan_of(loaded.model)
     now = plan.count(shape, config.budget_quantity)
+    layout = table_of(loaded.model)
     limits = {config.budget_quantity: parse_budget(config.budget, now)}
-    budget = Budget.of(limits, plan, table_of(teacher.model))
-    budget.check(plan, table_of(teacher.model), config.units)
+    budget = Budget.of(limits, plan, layout)
+    budget.check(plan, layout, config.units)
     layers = check_layers(config.layers, shape.layers)
-    folder = out / RUN_FOLDER
-    trackers = Trackers(config.trackers if processes.main else (), folder, to_flat_dict(config))
     bar.say("looking at the audio ...")
-    heard = _read_audio(config, audio, where, folder, bar)
+    heard = read_audio(config, audio, where, bar.say)
+    folder.keep_audio_apart(out, heard)
+    parts = part(config, heard, bar.say)
     bar.say(
-        f"{teacher.family} teacher, {now:,} {config.budget_quantity}; {heard.described()}; "
+        f"{loaded.family} teacher, {now:,} {config.budget_quantity}; {parts.training.described()}; "
         f"budget {budget.described()}"
     )
+    what = record.new_record(
+        config,
+        recipe=recipe,
+        teacher={
+            "source": loaded.source,
+            "fingerprint": loaded.fingerprint,
+            "commit": loaded.commit,
+        },
+        audio={"source": str(audio), **heard.summary()},
+        where=where,
+        device=device_name(processes.device),
+        processes=processes.count,
+        precision=choose_precision(config.precision, processes.device),
+    )
+    return _Inputs(config, loaded, parts, budget, layers, what)
+
+
+def _check_finished(
+    before: Mapping[str, Any],
+    config: RunConfig,
+    teacher: str | Path,
+    audio: str | Path | Sequence[str | Path],
+    where: Mapping[str, str] | None,
+    out: Path,
+    bar: ProgressBar,
+) -> None:
+    """Refuses to give a finished run's result for other inputs than its own.
+
+    Inputs that are named as they were and are not there any more are no longer needed.
+    """
+    folder.check_result(out)
+    gone = "{} cannot be looked at any more ({}); the run is finished and does not need it"
+    try:
+        record.compare_teacher(out, before, load_model(teacher).fingerprint)
+    except TeacherError as error:
+        if str(teacher) != before["teacher"].get("source"):
+            raise
+        bar.say(gone.format(f"the teacher {teacher}", error.problem))
+    try:
+        record.compare_audio(out, before, read_audio(config, audio, where, bar.say).summary())
+    except AudioError as error:
+        if str(audio) != before["audio"].get("source"):
+            raise
+        bar.say(gone.format("the audio", error.problem))
+    folder.clear_after(out)
+
+
+def _open(
+    inputs: _Inputs,
+    out: Path,
+    bar: ProgressBar,
+    processes: Processes,
+    *,
+    resumed: bool,
+    mended: bool,
+) -> _Run:
+    """What lives in the run's folder, now that it is there."""
+    path = out / RUN_FOLDER
+    now = record.read_record(path)
+    config = inputs.config
+    stages = {"stage1": config.stage1.updates, "stage2": config.stage2.updates}
+    state = RunState(path, stages, writes=processes.main, resumed=resumed)
+    if mended:
+        state.facts.pop("seconds_per_batch", None)
     session = Session(
         config=config,
-        audio=heard,
-        folder=folder,
+        audio=inputs.audio.training,
+        folder=path,
         processes=processes,
         precision=choose_precision(config.precision, processes.device),
         progress=bar,
-        state=RunState(
-            folder,
-            {"stage1": config.stage1.updates, "stage2": config.stage2.updates},
-            writes=processes.main,
-        ),
-        trackers=trackers,
+        state=state,
+        trackers=Trackers(config.trackers if processes.main else (), path, to_flat_dict(config)),
+        mended=mended,
+        run=now["id"],
     )
-    return _Run(session, teacher, budget, layers)
+    return _Run(session, inputs, now)
 
 
-def _read_audio(
-    config: RunConfig,
-    audio: str | Path | Sequence[str | Path],
-    where: Mapping[str, str] | None,
-    folder: Path,
-    bar: ProgressBar,
-) -> Manifest | Shards:
-    shards = find_shards(audio)
-    if shards is not None:
-        if where:
-            raise AudioError("shards have no columns to choose from", "leave out --where")
-        if config.target_cache_gib:
-            raise ConfigError(
-                "target_cache_gib needs audio that is heard alike each epoch, and shards are not",
-                "leave it at 0",
-            )
-        return shards
-    manifest = read_source(
-        audio,
-        min_seconds=config.audio.min_seconds,
-        max_seconds=config.audio.max_seconds,
-        where=where,
-    )
-    for skipped in manifest.skipped[:5]:
-        bar.say(f"skipped {skipped.path}: {skipped.reason}")
-    if len(manifest.skipped) > 5:
-        bar.say(f"skipped {len(manifest.skipped) - 5} more; all are listed in {folder}")
-    return manifest
-
-
-def _description(run: _Run, recipe: str, audio: Any) -> dict[str, Any]:
-    """What the run is: kept in its folder, and compared when it is resumed."""
-    return {
-        "config": to_dict(run.config),
-        "recipe": recipe,
-        "teacher": {"source": run.teacher.source, "fingerprint": run.teacher.fingerprint},
-        "audio": {"source": str(audio), **run.audio.summary()},
-        "device": device_name(run.processes.device),
-        "processes": run.processes.count,
-        "precision": str(run.session.precision).removeprefix("torch."),
-        "versions": versions(),
-    }
+@contextmanager
+def _noted(run: _Run, recipe: str, *, forced: bool) -> Iterator[None]:
+    """Keeps `state.json` true about how the run ends, and says how to go on."""
+    state = run.session.state
+    state.set(status="running", recipe=recipe)
+    advice = f"Run the same command with --resume{' instead of --force' if forced else ''}"
+    try:
+        with run.session.trackers:
+            yield
+    except KeyboardInterrupt as error:
+        state.set(status="interrupted")
+        error.add_note(advice)
+        raise
+    except Exception as error:
+        state.set(status="failed", reason=str(error), error=type(error).__name__)
+        error.add_note(advice)
+        raise
+    state.set(status="finished", seconds_left=0.0)
 
 
 def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
     """Joint distillation and pruning, the decision, and the cut; skipped where it is already done."""
-    config, done = run.config, run.folder / "pruned"
+    config = run.config
+    decided = _decided(run)
+    if decided is not None:
+        return decided
     student = copy.deepcopy(run.teacher.model)
-    if (done / "decision.json").is_file():
-        return _load_pruned(run, student, done)
     task = JointTask(
         run.teacher.model,
         student,
-        budget=run.budget,
+        budget=run.inputs.budget,
         kinds=config.units,
         gate_learning_rate=config.stage1.gate_learning_rate,
         sparsity_warmup=round(config.stage1.sparsity_warmup_fraction * config.stage1.updates),
         seed=config.seed,
         shrink_every=_shrink_every(config.stage1),
         shrink_multiple=config.stage1.shrink_multiple,
-        layers=run.layers,
+        layers=run.inputs.layers,
         learning_rate=config.stage1.learning_rate,
         normalise_waveform=run.teacher.normalise,
         cache=_target_cache(run),
@@ -336,8 +394,15 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         "shift": decision.shift,
     }
     if run.processes.main:
-        _save_pruned(done, small, task.projections, facts)
-        shutil.rmtree(run.folder / "checkpoints" / "stage1", ignore_errors=True)
+        # Stage 1's own states stay until stage 2 has one: there is always something whole to go back to.
+        tensors = {f"task.student.{name}": value for name, value in small.state_dict().items()}
+        for name, value in task.projections.state_dict().items():
+            tensors[f"task.projections.{name}"] = value
+        checkpoint.write(
+            run.folder / "pruned",
+            tensors,
+            {"update": config.stage1.updates, "run": run.session.run, "decision": facts},
+        )
     run.processes.wait()
     return small, task.projections, facts
 
@@ -354,38 +419,43 @@ def _target_cache(run: _Run) -> TargetCache | None:
     return TargetCache(run.folder / "targets", int(gib * 2**30), run.processes.count)
 
 
-def _save_pruned(
-    folder: Path, student: SslimModel, projections: Projections, facts: dict[str, Any]
-) -> None:
-    folder.mkdir(exist_ok=True)
-    tensors = {f"student.{name}": value for name, value in student.state_dict().items()}
-    tensors |= {f"projections.{name}": value for name, value in projections.state_dict().items()}
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        folder / "state.safetensors",
-    )
-    write_json(folder / "decision.json", facts)  # last: its presence says "complete"
-
-
-def _load_pruned(
-    run: _Run, student: SslimModel, folder: Path
-) -> tuple[SslimModel, Projections, dict[str, Any]]:
-    facts = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "state.safetensors")
-    small = cut(student, PruningPlan.from_dict(facts["plan"]))
-    projections = Projections(small.config.hidden_size, run.layers)
-    for module, prefix in ((small, "student."), (projections, "projections.")):
+def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None:
+    """The pruned model where it has been made already: from `pruned/`, else from a state of stage 2."""
+    states = run.folder / "checkpoints"
+    state: checkpoint.State | None = None
+    damaged = ""
+    if (run.folder / "pruned").is_dir():
+        try:
+            state = checkpoint.read(run.folder / "pruned")
+        except OutputError as error:
+            damaged = error.problem
+            run.say(f"warning: {damaged}; looking for another way to go on")
+    if state is None and checkpoint.found(states / "stage2"):
+        state = checkpoint.newest(states / "stage2", run.session.run, run.say)
+    if state is None or state.facts.get("run") != run.session.run:
+        if damaged and not checkpoint.found(states / "stage1"):
+            raise OutputError(
+                f"{damaged}, and nothing is left from before it",
+                "begin anew with --force instead of --resume",
+            )
+        return None
+    facts = state.facts["decision"]
+    small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"]))
+    projections = Projections(small.config.hidden_size, run.inputs.layers)
+    for module, prefix in ((small, "task.student."), (projections, "task.projections.")):
         module.load_state_dict(
             {
                 name.removeprefix(prefix): value
-                for name, value in tensors.items()
+                for name, value in state.tensors.items()
                 if name.startswith(prefix)
             }
         )
     return small, projections, facts
 
 
-def _recovery_stage(run: _Run, student: SslimModel, projections: Projections) -> SslimModel:
+def _recovery_stage(
+    run: _Run, student: SslimModel, projections: Projections, decision: Mapping[str, Any]
+) -> SslimModel:
     """Distils the small model again."""
     config = run.config.stage2
     if config.updates == 0:
@@ -393,7 +463,7 @@ def _recovery_stage(run: _Run, student: SslimModel, projections: Projections) ->
     task = DistillationTask(
         run.teacher.model,
         student,
-        layers=run.layers,
+        layers=run.inputs.layers,
         learning_rate=config.learning_rate,
         normalise_waveform=run.teacher.normalise,
         projections=projections,
@@ -407,33 +477,30 @@ def _recovery_stage(run: _Run, student: SslimModel, projections: Projections) ->
         updates=config.updates,
         warmup_fraction=config.warmup_fraction,
         first=run.config.stage1.updates,
+        carried={"decision": dict(decision)},
     )
     return student
 
 
-@torch.no_grad()
-def measure_layers(
-    run: _Run, student: SslimModel, projections: Projections
-) -> tuple[dict[int, dict[str, float]], int]:
-    """Cosine and L1 per mapped layer on the first utterances, one at a time, in evaluation mode."""
-    torch.nn.Module.to(student, run.processes.device).eval()
-    projections = projections.to(run.processes.device)
-    sums = {layer: {"cosine": 0.0, "l1": 0.0} for layer in run.layers}
-    clips = list(first_clips(run.audio, MEASURED_UTTERANCES, run.config.audio.min_seconds))
-    for clip in clips:
-        samples = clip[: int(run.config.audio.max_seconds * SAMPLING_RATE)]
-        waveforms = torch.from_numpy(samples)[None].to(run.processes.device)
-        if run.teacher.normalise:
-            waveforms = normalise(waveforms)
-        last = run.layers[-1]
-        theirs = run.teacher.model.distillation_features(waveforms, last_layer=last)
-        mine = student.distillation_features(waveforms, last_layer=last)
-        projected = projections([mine[layer] for layer in run.layers])
-        for layer, state in zip(run.layers, projected, strict=True):
-            parts = distillation_loss([state], [theirs[layer]])
-            for name in ("cosine", "l1"):
-                sums[layer][name] += float(parts[name]) / len(clips)
-    return sums, len(clips)
+def _measure(run: _Run, student: SslimModel, projections: Projections) -> Distance:
+    """The distance to the teacher on held-out audio; on training audio where nothing is held out."""
+    inputs = run.inputs
+    audio = inputs.audio.held_out if inputs.audio else inputs.audio.training
+    distance = measure_distance(
+        run.teacher.model,
+        student,
+        projections,
+        clips_to_measure(run.config, audio, MEASURED_UTTERANCES, run.say),
+        layers=inputs.layers,
+        normalise_waveform=run.teacher.normalise,
+        device=run.processes.device,
+    )
+    if not distance.utterances:
+        raise AudioError(
+            "training is done, but none of the audio to measure the result on can be read any more",
+            "bring it back and run again with --resume",
+        )
+    return distance
 
 
 def _finish(
@@ -441,19 +508,16 @@ def _finish(
     student: SslimModel,
     projections: Projections,
     decision: Mapping[str, Any],
-    recipe: str,
-    audio: Any,
     out: Path,
     began: float,
 ) -> None:
     """Measures, writes the folder and its card, and clears what only a resume would need."""
-    layers, measured = measure_layers(run, student, projections)
+    inputs, now = run.inputs, run.inputs.record
+    distance = _measure(run, student, projections)
     student = student.cpu().eval()
     shape, plan = shape_of(student), plan_of(student)
     dense = plan_of(run.teacher.model)
-    hop = 1
-    for stride in shape.conv_strides:
-        hop *= stride
+    held_out = {**asdict(distance), "chosen": inputs.audio.chosen} if inputs.audio else None
     result: dict[str, Any] = {
         "family": run.teacher.family,
         "head": run.teacher.head,
@@ -462,8 +526,9 @@ def _finish(
         "macs_per_second": round(plan.macs(shape) / MACS_SECONDS),
         "dense_macs_per_second": round(dense.macs(shape) / MACS_SECONDS),
         "file_bytes": 0,
-        "layers": layers,
-        "measured_utterances": measured,
+        "layers": distance.layers,
+        "measured_utterances": distance.utterances,
+        "held_out": held_out,
         "undecided": decision["undecided"],
         "units": decision["units"],
         "shrinks": decision["shrinks"],
@@ -471,45 +536,43 @@ def _finish(
         "seconds_waited_for_audio": sum(run.session.waited.values()),
         "hidden_states": shape.layers + 1,
         "width": shape.hidden_size,
-        "hop": hop,
+        "hop": run.teacher.hop,
         "normalise": run.teacher.normalise,
     }
+    source = Path(now["teacher"]["source"])
     facts: dict[str, Any] = {
-        "name": out.name,
-        "recipe": recipe,
+        "name": out.resolve().name,
+        "run": run.session.run,
+        "recipe": now["recipe"],
         "config": to_dict(run.config),
+        "changed": run.record.get("changed", []),
         # Names only: the folder may be published, and `run/run.json` has the paths.
         "teacher": {
-            "source": Path(run.teacher.source).name
-            if Path(run.teacher.source).exists()
-            else run.teacher.source,
-            "fingerprint": run.teacher.fingerprint,
+            **now["teacher"],
+            "source": source.name if source.exists() else now["teacher"]["source"],
         },
-        "audio": {"source": Path(str(audio)).name, **run.audio.summary()},
-        "device": device_name(run.processes.device),
-        "precision": str(run.session.precision).removeprefix("torch."),
-        "versions": versions(),
+        "audio": {**inputs.audio.training.summary(), "source": Path(now["audio"]["source"]).name},
+        **{name: now[name] for name in ("device", "precision", "versions")},
         "result": result,
     }
-    whole = under_head(run.teacher, student)
+    with written_whole(run.folder / "projections.safetensors") as path:
+        save_file(
+            {
+                name: value.detach().cpu().contiguous()
+                for name, value in projections.state_dict().items()
+            },
+            path,
+        )
+    # Last of all, for it says that the run is finished; clearing up is done again where it was cut short.
     save_folder(
         out,
-        whole,
+        under_head(run.teacher, student),
         normalise=run.teacher.normalise,
         run=facts,
         tokenizer_from=run.teacher.folder,
         finalise=lambda folder: _measure_file(folder, facts),
     )
-    save_file(
-        {
-            name: value.detach().cpu().contiguous()
-            for name, value in projections.state_dict().items()
-        },
-        run.folder / "projections.safetensors",
-    )
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-    shutil.rmtree(run.folder / "pruned", ignore_errors=True)
-    shutil.rmtree(run.folder / "targets", ignore_errors=True)
+    folder.clear_after(out)
 
 
 def _measure_file(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -521,17 +584,21 @@ def _measure_file(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], 
 
 
 def _read_result(out: Path) -> CompressionResult:
-    result = json.loads((out / "sslim.json").read_text(encoding="utf-8"))["result"]
-    return CompressionResult(
-        out=out,
-        family=result["family"],
-        parameters=result["parameters"],
-        dense_parameters=result["dense_parameters"],
-        macs_per_second=result["macs_per_second"],
-        dense_macs_per_second=result["dense_macs_per_second"],
-        file_bytes=result["file_bytes"],
-        layers={int(layer): row for layer, row in result["layers"].items()},
-        undecided=result["undecided"],
-        units=result["units"],
-        seconds=result["seconds"],
-    )
+    path = out / "sslim.json"
+    try:
+        result = dict(read_json(path, "the description of a finished run")["result"])
+        held_out = dict(result.get("held_out") or {})
+        if held_out:
+            held_out["layers"] = _layers(held_out["layers"])
+        names = [item.name for item in fields(CompressionResult) if item.name != "out"]
+        known = {**{name: result[name] for name in names if name in result}, "held_out": held_out}
+        return CompressionResult(out=out, **known | {"layers": _layers(result["layers"])})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OutputError(
+            f"{path} does not describe a finished run ({first_line(error)})",
+            "restore it, or begin anew with --force",
+        ) from error
+
+
+def _layers(rows: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    return {int(layer): dict(row) for layer, row in rows.items()}

@@ -5,6 +5,14 @@ from __future__ import annotations
 from sslim.audio.loading import load_audio
 from sslim.audio.manifest import Manifest, Skipped, Utterance
 from sslim.audio.sampling import UpdateSampler
-from sslim.audio.sources import read_source
+from sslim.audio.sources import check_contents, read_source
 
-__all__ = ["Manifest", "Skipped", "UpdateSampler", "Utterance", "load_audio", "read_source"]
+__all__ = [
+    "Manifest",
+    "Skipped",
+    "UpdateSampler",
+    "Utterance",
+    "check_contents",
+    "load_audio",
+    "read_source",
+]

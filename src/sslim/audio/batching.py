@@ -6,7 +6,6 @@ out of its batch and reported; only a whole update without usable audio stops th
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sslim.audio.loading import load_audio
+from sslim.audio.loading import load_crop
 from sslim.audio.manifest import Manifest, Skipped, Utterance
 from sslim.audio.sampling import UpdateSampler
+from sslim.audio.sound import reason_in
 from sslim.errors import AudioError
 from sslim.plan import SAMPLING_RATE
 
@@ -70,11 +70,11 @@ def collate(
     for place in range(rank, len(utterances), processes):
         utterance = utterances[place]
         try:
-            waveform = load_audio(utterance)
+            waveform = load_crop(utterance, length, f"{seed}/{place}")
         except AudioError as error:
-            lost.append(Skipped(utterance.identity, error.problem))
+            lost.append(Skipped(utterance.identity, reason_in(error, utterance.identity)))
             continue
-        crops.append(crop(waveform, length, f"{seed}/{place}"))
+        crops.append(waveform)
         names.append(utterance.identity)
     if not crops:
         return None, lost
@@ -87,18 +87,6 @@ def common_length(seconds: Sequence[float], max_seconds: float) -> int:
     if samples >= 2 * LENGTH_STEP:
         samples -= samples % LENGTH_STEP
     return max(SHORTEST, samples)
-
-
-def crop(waveform: np.ndarray, length: int, seed: str) -> np.ndarray:
-    """`length` samples of a waveform, from a place drawn from `seed`.
-
-    A file may fall a little short of what its header promised (resampling, an MP3's estimate); its end is
-    then reflected, so that the length of a batch is known before anything is decoded.
-    """
-    if len(waveform) < length:
-        return np.pad(waveform, (0, length - len(waveform)), mode="reflect")
-    start = random.Random(seed).randint(0, len(waveform) - length)
-    return waveform[start : start + length]
 
 
 class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):

@@ -1,115 +1,244 @@
-"""Decoding: any format libsndfile reads, any rate, any channel count -> 16 kHz mono float32."""
+"""Decoding: any format libsndfile reads, any rate, any channel count -> 16 kHz mono float32.
+
+Of a file whose codec allows it, only what is asked for is read; of the others, all that comes before it is
+decoded and dropped. The samples are the same either way, so what is heard never depends on how it was read.
+"""
 
 from __future__ import annotations
 
+import math
+import random
+import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
-import soundfile
 import soxr
 
 from sslim.audio.manifest import Utterance
+from sslim.audio.sound import SILENCE, Examiner, Sound, told
 from sslim.errors import AudioError
 from sslim.plan import SAMPLING_RATE
 
-LOSSY = ("OGG", "MP3")
-"""Containers whose codecs cannot be cut exactly by seeking: Opus needs a while to warm up."""
-
 CACHE_BYTES = min(2**30, psutil.virtual_memory().total // 16)
-"""Decoded lossy files kept per process: decoding a file of a hundred words again for each word would cost
-more than the training it feeds."""
+"""Decoded packed files of codecs that cannot be read from the middle, kept per process: decoding a file of a
+hundred words again for each word would cost more than the training it feeds."""
 
-SILENCE = 1e-5
-"""A waveform that never exceeds this amplitude (-100 dB of full scale) is silent."""
+PACKED_SECONDS = 60.0
+"""A file of such a codec that is longer than this is kept even where it is one utterance."""
+
+MOST_SAMPLES = 2**28
+"""Of one channel, held at once: 1 GiB of float32, 4.6 hours at 16 kHz."""
+
+MARGIN_SECONDS = 0.1
+"""On both sides of a crop before it is resampled: longer than the resampler's filter at any rate."""
 
 
 class _Decoded:
-    """The most recently used packed files of a lossy codec, decoded, up to a number of bytes."""
+    """The most recently used of the files that cannot be read from the middle, up to a number of bytes.
+
+    Threads may share it.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
         self.files: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def get(self, path: str) -> np.ndarray:
-        if path in self.files:
-            self.files.move_to_end(path)
-            return self.files[path]
-        samples = _decode(path)
-        if samples.nbytes <= self.limit:
+    def get(self, path: str) -> np.ndarray | None:
+        with self._lock:
+            samples = self.files.get(path)
+            if samples is not None:
+                self.files.move_to_end(path)
+            return samples
+
+    def put(self, path: str, samples: np.ndarray) -> None:
+        with self._lock:
+            if path in self.files or samples.nbytes > self.limit:
+                return
             self.files[path] = samples
             self.held += samples.nbytes
             while self.held > self.limit:
                 _, oldest = self.files.popitem(last=False)
                 self.held -= oldest.nbytes
-        return samples
 
 
 _decoded = _Decoded(CACHE_BYTES)
-
-
-def _stretch(path: str, start: int | None, end: int | None) -> np.ndarray:
-    """Samples `start` to `end` of a file, channels averaged, at its own rate."""
-    if start is None and end is None:
-        return _decode(path)
-    if path not in _decoded.files:
-        try:
-            with soundfile.SoundFile(path) as file:
-                exact = file.format not in LOSSY
-        except (OSError, RuntimeError):
-            exact = False  # decoding will say what is wrong with it
-        if exact:
-            return _decode(path, start or 0, end)
-    return _decoded.get(path)[start:end]
-
-
-def _decode(path: str, start: int = 0, end: int | None = None) -> np.ndarray:
-    try:
-        samples, _ = soundfile.read(path, start=start, stop=end, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:  # LibsndfileError is a RuntimeError
-        raise AudioError(
-            f"{path} cannot be decoded: {reason_of(error)}", "repair or remove it"
-        ) from error
-    mono: np.ndarray = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    return np.ascontiguousarray(mono)
-
-
-def reason_of(error: Exception) -> str:
-    """libsndfile's own words, without the path it repeats."""
-    text = str(getattr(error, "error_string", "") or getattr(error, "strerror", "") or error)
-    return text.split(": ", 1)[-1].strip().rstrip(".") or type(error).__name__
 
 
 def load_audio(utterance: Utterance, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     """The utterance as a float32 mono waveform, (samples,), at `sampling_rate` Hz.
 
     Raises:
-        AudioError: the file is gone, cannot be decoded, ends before the utterance does, or holds
-            values that are not numbers, or nothing but silence.
+        AudioError: the file is gone, is no regular file, cannot be decoded, has another rate than when it
+            was looked at, ends before the utterance does, is too long to be held at once, or holds values
+            that are no amplitudes, or nothing but silence.
     """
-    samples = _stretch(utterance.path, utterance.start, utterance.end)
-    expected = utterance.seconds * utterance.sampling_rate
-    # MP3 headers are estimates; a twentieth missing is a file cut short.
-    if len(samples) < 0.95 * expected:
+    samples = _stretch(utterance, utterance.start or 0, utterance.end)
+    examiner = Examiner(utterance.identity, utterance.sampling_rate)
+    examiner.look(samples)
+    examiner.finish(utterance.seconds * utterance.sampling_rate)
+    return resampled(samples, utterance.sampling_rate, sampling_rate, utterance.identity)
+
+
+def load_crop(utterance: Utterance, length: int, seed: str) -> np.ndarray:
+    """`length` samples at 16 kHz of an utterance, (length,) float32, from a place drawn from `seed`.
+
+    They are what `crop` takes from the whole utterance, up to the rounding of the resampler, but only they
+    are decoded and resampled.
+
+    Raises:
+        AudioError: as `load_audio`, as far as the crop shows it.
+    """
+    rate = utterance.sampling_rate
+    place = place_of(round(utterance.seconds * rate), rate, length, seed)
+    if place is None:
+        return crop(load_audio(utterance), length, seed)
+    offset = utterance.start or 0
+    samples = _stretch(utterance, offset + place.begin, offset + place.stop)
+    if len(samples) < place.stop - place.begin:
+        # Less than the header promised: how much less decides what is done.
+        return crop(load_audio(utterance), length, seed)
+    examiner = Examiner(utterance.identity, rate)
+    examiner.look(samples)
+    if examiner.peak < SILENCE:
+        _refuse_silence(utterance)
+    return resampled(samples, rate, SAMPLING_RATE, utterance.identity)[
+        place.skip : place.skip + length
+    ]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a crop lies in audio of another rate."""
+
+    begin: int
+    stop: int
+    """Samples `begin` to `stop`, at the audio's own rate, are resampled;"""
+    skip: int
+    """the crop begins after this many samples at 16 kHz."""
+
+
+def place_of(samples: int, rate: int, length: int, seed: str) -> Place | None:
+    """The crop of `length` samples at 16 kHz that `seed` draws from `samples` at `rate` Hz; None: all.
+
+    The resampler's output meets its input every `step` samples; a piece that begins there, a margin before
+    the crop, gives what the whole would give.
+    """
+    shared = math.gcd(rate, SAMPLING_RATE)
+    step, each = rate // shared, SAMPLING_RATE // shared
+    margin = 0 if rate == SAMPLING_RATE else round(MARGIN_SECONDS * rate)
+    total = samples * SAMPLING_RATE // rate
+    if total <= length:
+        return None
+    first = random.Random(seed).randint(0, total - length)
+    begin = max(0, first * rate // SAMPLING_RATE - margin) // step
+    stop = min(samples, -(-(first + length) * rate // SAMPLING_RATE) + margin)
+    return Place(begin * step, stop, first - begin * each)
+
+
+def crop(waveform: np.ndarray, length: int, seed: str) -> np.ndarray:
+    """`length` samples of a waveform, from a place drawn from `seed`.
+
+    A file may fall a little short of what its header promised (resampling, an MP3's estimate); its end is
+    then reflected, so that the length of a batch is known before anything is decoded.
+    """
+    if len(waveform) < length:
+        return np.pad(waveform, (0, length - len(waveform)), mode="reflect")
+    start = random.Random(seed).randint(0, len(waveform) - length)
+    return waveform[start : start + length]
+
+
+def check_audio(utterance: Utterance) -> None:
+    """Decodes an utterance of any length in bounded memory.
+
+    Raises:
+        AudioError: `load_audio` would refuse it for what it holds.
+    """
+    examiner = Examiner(utterance.identity, utterance.sampling_rate)
+    kept = _kept(utterance)
+    if kept is not None:
+        examiner.look(kept[utterance.start or 0 : utterance.end])
+    else:
+        with _opened(utterance) as sound:
+            for block in sound.blocks(utterance.start or 0, utterance.end, utterance.channels):
+                examiner.look(block)
+    examiner.finish(utterance.seconds * utterance.sampling_rate)
+
+
+def _refuse_silence(utterance: Utterance) -> None:
+    """A pause may be heard; an utterance of nothing else is an error, as if it had been loaded whole."""
+    examiner = Examiner(utterance.identity, utterance.sampling_rate)
+    with _opened(utterance) as sound:
+        for block in sound.blocks(utterance.start or 0, utterance.end, utterance.channels):
+            examiner.look(block)
+            if examiner.peak >= SILENCE:
+                return
+    examiner.finish()
+
+
+def _opened(utterance: Utterance) -> Sound:
+    sound = Sound(utterance.path)
+    if sound.rate != utterance.sampling_rate:
+        sound.close()
         raise AudioError(
-            f"{utterance.identity} is truncated: {len(samples) / utterance.sampling_rate:.2f} s of "
-            f"{utterance.seconds:.2f} s can be decoded",
-            "copy the file again, or remove it",
+            f"{utterance.path} has {sound.rate:,} Hz now, and had {utterance.sampling_rate:,} Hz when it "
+            "was looked at",
+            "leave the audio alone while it is used",
         )
-    problem = problem_of(samples)
-    if problem:
-        raise AudioError(f"{utterance.identity} {problem}", "remove it from the source")
-    if utterance.sampling_rate != sampling_rate:
-        samples = soxr.resample(samples, utterance.sampling_rate, sampling_rate)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    return sound
 
 
-def problem_of(samples: np.ndarray) -> str:
-    """What makes a waveform useless, or an empty string."""
-    if len(samples) == 0:
-        return "is empty"
-    peak = float(np.abs(samples).max())
-    if not np.isfinite(peak):
-        return "holds values that are not finite numbers (NaN or infinity)"
-    return "is silent" if peak < SILENCE else ""
+def _stretch(utterance: Utterance, start: int, end: int | None) -> np.ndarray:
+    """Samples `start` to `end` of its file, channels averaged, at its own rate."""
+    kept = _kept(utterance)
+    if kept is not None:
+        return kept[start:end]
+    with _opened(utterance) as sound:
+        return read_all(sound, start, end, utterance.channels)
+
+
+def _kept(utterance: Utterance) -> np.ndarray | None:
+    """All of its file, channels averaged; None where it is not worth keeping once it is decoded."""
+    part = utterance.start is not None or utterance.end is not None
+    if utterance.channels or not (part or utterance.seconds > PACKED_SECONDS):
+        return None
+    samples = _decoded.get(utterance.path)
+    if samples is None:
+        with _opened(utterance) as sound:
+            if sound.exact or (sound.promised or MOST_SAMPLES) * 4 > _decoded.limit:
+                return None
+            samples = read_all(sound, 0, None, ())
+        _decoded.put(utterance.path, samples)
+    return samples
+
+
+def read_all(sound: Sound, start: int, end: int | None, channels: tuple[int, ...]) -> np.ndarray:
+    """Samples `start` to `end` at the sound's own rate, channels averaged, as far as they are there.
+
+    Raises:
+        AudioError: they cannot be decoded, or are too many to be held at once.
+    """
+    pieces: list[np.ndarray] = []
+    held = 0
+    for block in sound.blocks(start, end, channels):
+        held += len(block)
+        if held > MOST_SAMPLES:
+            raise AudioError(
+                f"{sound.name} has more than {MOST_SAMPLES / sound.rate / 3600:.1f} h in one piece, which is "
+                "the most that is decoded at once",
+                "cut it into utterances, with a CSV of path, start and end, say",
+            )
+        pieces.append(block)
+    with told(sound.name, "cannot be decoded"):
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def resampled(samples: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:
+    """A waveform at another rate, (samples,) float32."""
+    with told(name, "cannot be resampled"):
+        if rate != wanted:
+            samples = soxr.resample(samples, rate, wanted)
+        return np.ascontiguousarray(samples, dtype=np.float32)

@@ -7,6 +7,7 @@ the same.
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Sequence
 
@@ -18,7 +19,9 @@ class UpdateSampler:
     """Cuts an endless, reshuffled sequence of epochs into updates, each a list of batches.
 
     Utterances of similar length share a batch, because a batch is cropped to its shortest. Every epoch has
-    every utterance exactly once, and the same number of updates, so update i lies in epoch i // n.
+    every utterance exactly once, and the same number of updates, so update i lies in epoch i // n. An update
+    hears at least one utterance: where utterances are longer than `seconds_per_update`, an epoch has as many
+    updates as utterances, and each hears more than was asked for.
 
     Args:
         seconds: length of every utterance.
@@ -46,7 +49,8 @@ class UpdateSampler:
         self.seed = seed
         self.alike = alike
         self.batch_seconds = min(seconds_per_batch, seconds_per_update)
-        self.updates_per_epoch = max(1, round(sum(self.seconds) / seconds_per_update))
+        wanted = max(1, round(sum(self.seconds) / seconds_per_update))
+        self.updates_per_epoch = min(len(self.seconds), wanted)
         self.repeats = max(1, round(seconds_per_update / sum(self.seconds)))
         """Passes over the data in one update, where the data are shorter than an update."""
         self._epoch: tuple[int, list[list[list[int]]]] | None = None
@@ -96,28 +100,30 @@ class UpdateSampler:
             batch.append(index)
         batches.append(batch)
         shuffle.shuffle(batches)
+        if len(batches) < self.updates_per_epoch:  # split the largest
+            batches = self._split(batches, self.updates_per_epoch)
         # The fullest batches are dealt first, each to the update that has heard least so far.
-        heard = [0.0] * self.updates_per_epoch
+        heard = [(0.0, place) for place in range(self.updates_per_epoch)]
         updates: list[list[list[int]]] = [[] for _ in heard]
-        total = len(batches)
-        if total < len(heard):  # fewer batches than updates: split the largest
-            batches = self._split(batches, len(heard))
         for batch in sorted(batches, key=self._heard, reverse=True):
-            target = min(range(len(heard)), key=heard.__getitem__)
+            least, target = heard[0]
             updates[target].append(batch)
-            heard[target] += self._heard(batch)
+            heapq.heapreplace(heard, (least + self._heard(batch), target))
         shuffle.shuffle(updates)
-        return [batches for batches in updates if batches] or updates
+        return updates
 
     def _heard(self, batch: list[int]) -> float:
         return len(batch) * min(self.seconds[index] for index in batch)
 
     def _split(self, batches: list[list[int]], wanted: int) -> list[list[int]]:
-        batches = list(batches)
-        while len(batches) < wanted and len(largest := max(batches, key=len)) > 1:
-            batches.remove(largest)
-            middle = len(largest) // 2
-            batches += [largest[:middle], largest[middle:]]
-        while len(batches) < wanted:  # fewer utterances than updates: some are heard again
-            batches.append(batches[len(batches) % max(1, wanted)])
-        return batches
+        """Halves the largest until there are as many as `wanted`; there are as many utterances at least."""
+        pieces = dict(enumerate(batches))
+        largest = [(-len(batch), place) for place, batch in pieces.items()]
+        heapq.heapify(largest)
+        for place in range(len(batches), 2 * wanted - len(batches), 2):
+            batch = pieces.pop(heapq.heappop(largest)[1])
+            middle = len(batch) // 2
+            for at, half in ((place, batch[:middle]), (place + 1, batch[middle:])):
+                pieces[at] = half
+                heapq.heappush(largest, (-len(half), at))
+        return list(pieces.values())

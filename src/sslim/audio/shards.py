@@ -7,43 +7,35 @@ and the update alone: a resumed run passes over what was heard before without de
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
+import itertools
+import os
 import random
-import tarfile
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from torch.utils.data import IterableDataset
 
-from sslim.audio.batching import Batch, UpdateStream, common_length, crop
-from sslim.audio.loading import load_audio, problem_of, reason_of
-from sslim.audio.manifest import Manifest, Skipped
+from sslim.audio.archives import Clip, read_shar, read_webdataset
+from sslim.audio.batching import SHORTEST, Batch, UpdateStream, common_length
+from sslim.audio.loading import load_audio
+from sslim.audio.manifest import Manifest, Skipped, sample_of
 from sslim.audio.sampling import UpdateSampler
-from sslim.audio.sources import EXTENSIONS
-from sslim.errors import AudioError
+from sslim.audio.sound import reason_in
+from sslim.errors import AudioError, first_line
+from sslim.identity import digest
 from sslim.plan import SAMPLING_RATE
 
 POOL_UPDATES = 4
 """Updates that are cut from one pool: more mixes and sorts better, and holds more audio in memory."""
 
-Decode = Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip in a stream, not decoded yet."""
-
-    identity: str
-    seconds: float
-    decode: Decode
-    """The waveform, float32 mono at 16 kHz."""
+POOL_BYTES = 2**31
+"""Packed clips that a pool holds at most: long clips are cut from it as if it were full."""
 
 
 @dataclass(frozen=True)
@@ -54,100 +46,96 @@ class Shards:
     """`webdataset` or `shar`."""
     shards: tuple[dict[str, str], ...]
     """For each shard: `audio`, and for lhotse also `cuts`."""
+    seed: int = 0
+    """Of the lots that clips draw."""
+    below: str = ""
+    """Clips that drew a lot below this are another part than the rest; empty: there is one part."""
+    held: bool = False
+    """Which of the two parts this is."""
+
+    def lot(self, clip: Clip, seed: int) -> str:
+        """What decides in which part a clip is: drawn from its name, relative to the source."""
+        return digest("held out", seed, clip.key)
 
     def described(self) -> str:
         """In words, for people."""
         return f"{len(self.shards):,} {self.kind} shards"
 
     def summary(self) -> dict[str, Any]:
-        """Figures that say what is heard; `fingerprint` changes when a shard's name or size does."""
-        digest = hashlib.sha256()
-        sizes = [Path(shard["audio"]).stat().st_size for shard in self.shards]
-        for shard, size in zip(self.shards, sizes, strict=True):
-            digest.update(f"{Path(shard['audio']).name}\t{size}\n".encode())
+        """Figures that say what is heard; `fingerprint` changes when a shard's size or a piece of it does."""
+        paths = [path for shard in self.shards for path in shard.values()]
+        contents = [_sampled(path) for path in paths]
         return {
             "described": self.described(),
             "shards": len(self.shards),
-            "bytes": sum(sizes),
+            "bytes": sum(_size(shard["audio"]) for shard in self.shards),
             "kind": self.kind,
-            "fingerprint": digest.hexdigest(),
+            "fingerprint": digest(self.kind, contents, self.seed, self.below, self.held),
         }
 
     def clips(self, order: list[int]) -> Iterator[Clip | Skipped]:
         """The clips of the shards in `order`, read as they come."""
-        read = _read_webdataset if self.kind == "webdataset" else _read_shar
+        read = read_webdataset if self.kind == "webdataset" else read_shar
         for index in order:
-            yield from read(self.shards[index])
+            for item in read(self.shards[index]):
+                if isinstance(item, Skipped) or self._belongs(item):
+                    yield item
+
+    def _belongs(self, clip: Clip) -> bool:
+        if not self.below:
+            return True
+        return (self.lot(clip, self.seed) < self.below) == self.held
+
+
+def _sampled(path: str) -> str:
+    try:
+        return sample_of(path)
+    except OSError:
+        return "unreadable"
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def find_shards(source: object) -> Shards | None:
-    """The shards at `source`: a lhotse Shar folder, a folder of tar files, or one tar file; None: neither."""
+    """The shards at `source`: a lhotse Shar folder, a folder of tar files, or one tar file; None: neither.
+
+    Raises:
+        AudioError: the folder cannot be read, or a part of a Shar shard is missing.
+    """
     if not isinstance(source, (str, Path)):
         return None
-    path = Path(source).expanduser()
-    if path.is_file() and path.suffix == ".tar":
+    path = Path(os.path.expanduser(source))
+    if path.suffix == ".tar" and os.path.isfile(path):
         return Shards("webdataset", ({"audio": str(path)},))
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return None
-    recordings = sorted(path.glob("recording.*.tar"))
-    if recordings:
-        pairs = []
-        for tar in recordings:
-            cuts = sorted(path.glob(f"cuts.{tar.name.split('.')[1]}.jsonl*"))
-            if not cuts:
-                raise AudioError(f"{tar} has no cuts file beside it", "copy the Shar folder again")
-            pairs.append({"audio": str(tar), "cuts": str(cuts[0])})
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise AudioError(
+            f"the folder {path} cannot be read: {first_line(error)}", "make it readable"
+        ) from error
+    tars = [name for name in names if name.endswith(".tar") and os.path.isfile(path / name)]
+    recordings = [name for name in tars if re.fullmatch(r"recording\..+\.tar", name)]
+    pairs = []
+    for name in recordings:
+        number = name.removeprefix("recording.").removesuffix(".tar")
+        endings = (f"cuts.{number}.jsonl", f"cuts.{number}.jsonl.gz")
+        cuts = [ending for ending in endings if os.path.isfile(path / ending)]
+        if not cuts:
+            raise AudioError(
+                f"{path / name} has no cuts file beside it", "copy the Shar folder again"
+            )
+        pairs.append({"audio": str(path / name), "cuts": str(path / cuts[0])})
+    if pairs:
         return Shards("shar", tuple(pairs))
-    tars = sorted(path.glob("*.tar"))
-    return Shards("webdataset", tuple({"audio": str(tar)} for tar in tars)) if tars else None
-
-
-def _read_webdataset(shard: dict[str, str]) -> Iterator[Clip | Skipped]:
-    path = shard["audio"]
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if not member.name.lower().endswith(EXTENSIONS):
-                    continue
-                stream = archive.extractfile(member)
-                if stream is not None:
-                    yield _clip(f"{path}:{member.name}", stream.read())
-    except (OSError, tarfile.TarError) as error:
-        yield Skipped(path, f"the shard cannot be read to its end: {reason_of(error)}")
-
-
-def _clip(identity: str, data: bytes) -> Clip | Skipped:
-    try:
-        header = soundfile.info(io.BytesIO(data))
-    except (OSError, RuntimeError) as error:
-        return Skipped(identity, reason_of(error))
-
-    def decode() -> np.ndarray:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        return _at_16_khz(samples.mean(axis=1), rate)
-
-    return Clip(identity, header.frames / header.samplerate, decode)
-
-
-def _read_shar(shard: dict[str, str]) -> Iterator[Clip | Skipped]:
-    from lhotse import CutSet
-
-    try:
-        fields = {"cuts": [shard["cuts"]], "recording": [shard["audio"]]}
-        for cut in CutSet.from_shar(fields=fields):
-            yield Clip(f"{shard['cuts']}:{cut.id}", cut.duration, _decoder(cut))
-    except (OSError, tarfile.TarError, ValueError, AssertionError) as error:
-        yield Skipped(shard["audio"], f"the shard cannot be read to its end: {reason_of(error)}")
-
-
-def _decoder(cut: Any) -> Decode:
-    return lambda: _at_16_khz(cut.load_audio().mean(axis=0), cut.sampling_rate)
-
-
-def _at_16_khz(samples: np.ndarray, rate: int) -> np.ndarray:
-    if rate != SAMPLING_RATE:
-        samples = soxr.resample(samples, rate, SAMPLING_RATE)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    found = tuple({"audio": str(path / name)} for name in tars)
+    return Shards("webdataset", found) if found else None
 
 
 @dataclass(frozen=True)
@@ -180,15 +168,18 @@ class _ShardUpdates(IterableDataset[Update]):
             order = list(range(len(self.shards.shards)))
             random.Random(f"{settings.seed}/{epoch}").shuffle(order)
             usable = False
+            unusable: Skipped | None = None
             for item in self.shards.clips(order[settings.rank :: settings.processes]):
                 if isinstance(item, Skipped):
+                    unusable = unusable or item
                     yield item
-                elif item.seconds >= settings.min_seconds:
+                elif item.seconds >= max(settings.min_seconds, SHORTEST / SAMPLING_RATE):
                     usable = True
                     yield item
             if not usable:
+                why = f"; the first: {unusable.path}: {unusable.reason}" if unusable else ""
                 raise AudioError(
-                    f"the shards hold no clip of {settings.min_seconds:g} s or more",
+                    f"the shards hold no clip of {settings.min_seconds:g} s or more that can be used{why}",
                     "lower audio.min_seconds, or check that the shards hold audio",
                 )
             epoch += 1
@@ -198,14 +189,15 @@ class _ShardUpdates(IterableDataset[Update]):
         limit = POOL_UPDATES * settings.seconds_per_update
         pool: list[Clip] = []
         lost: list[Skipped] = []
-        held = 0.0
+        held, size = 0.0, 0
         for item in self._endless():
             if isinstance(item, Skipped):
                 lost.append(item)
                 continue
             pool.append(item)
             held += min(item.seconds, settings.max_seconds)
-            if held < limit:
+            size += len(item.data)
+            if held < limit and size < POOL_BYTES:
                 continue
             for batches in self._cut(pool, update):
                 if update >= self.last:
@@ -214,7 +206,7 @@ class _ShardUpdates(IterableDataset[Update]):
                     yield self._decoded(update, batches, lost)
                     lost = []
                 update += 1
-            pool, held = [], 0.0
+            pool, held, size = [], 0.0, 0
 
     def _cut(self, pool: list[Clip], update: int) -> list[list[list[Clip]]]:
         settings = self.settings
@@ -238,25 +230,16 @@ class _ShardUpdates(IterableDataset[Update]):
             length = common_length([clip.seconds for clip in clips], settings.max_seconds)
             crops, names = [], []
             for place, clip in enumerate(clips):
-                waveform = _decode(clip)
-                if isinstance(waveform, Skipped):
-                    lost.append(waveform)
-                    continue
                 seed = f"{settings.seed}/{update}/{settings.rank}/{number}/{place}"
-                crops.append(crop(waveform, length, seed))
+                try:
+                    crops.append(clip.crop(length, seed))
+                except AudioError as error:
+                    lost.append(Skipped(clip.identity, reason_in(error, clip.identity)))
+                    continue
                 names.append(clip.identity)
             if crops:
                 done.append(Batch(torch.from_numpy(np.stack(crops)), tuple(names)))
         return update, done, lost
-
-
-def _decode(clip: Clip) -> np.ndarray | Skipped:
-    try:
-        waveform = clip.decode()
-    except Exception as error:  # whatever a damaged clip makes a decoder raise
-        return Skipped(clip.identity, reason_of(error))
-    problem = problem_of(waveform)
-    return Skipped(clip.identity, problem) if problem else waveform
 
 
 class ShardBatches(UpdateStream):
@@ -290,16 +273,17 @@ class ShardBatches(UpdateStream):
 def first_clips(
     audio: Manifest | Shards, count: int, min_seconds: float = 0.0
 ) -> Iterator[np.ndarray]:
-    """The first usable waveforms of any source, (samples,) float32 at 16 kHz each."""
+    """The first usable waveforms of any source, (samples,) float32 at 16 kHz each; others are passed over."""
+    yield from itertools.islice(_usable(audio, min_seconds), count)
+
+
+def _usable(audio: Manifest | Shards, min_seconds: float) -> Iterator[np.ndarray]:
     if isinstance(audio, Manifest):
-        for utterance in audio.utterances[:count]:
-            yield load_audio(utterance)
+        for utterance in audio.utterances:
+            with contextlib.suppress(AudioError):
+                yield load_audio(utterance)
         return
     for item in audio.clips(list(range(len(audio.shards)))):
-        if count == 0:
-            return
         if isinstance(item, Clip) and item.seconds >= min_seconds:
-            waveform = _decode(item)
-            if not isinstance(waveform, Skipped):
-                count -= 1
-                yield waveform
+            with contextlib.suppress(AudioError):
+                yield item.load()

@@ -7,70 +7,55 @@ they are first heard, and skipped then.
 
 from __future__ import annotations
 
-import csv
-import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
-from sslim.audio.loading import load_audio, reason_of
+from sslim.audio.lists import Entry, read_entries
+from sslim.audio.loading import check_audio
 from sslim.audio.manifest import Manifest, Skipped, Utterance
-from sslim.errors import AudioError
+from sslim.audio.sound import EXTENSIONS, Sound, reason_in
+from sslim.errors import AudioError, first_line
 from sslim.plan import SAMPLING_RATE
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-CHECKED_HOURS = 20.0
-LHOTSE_ENDINGS = (".jsonl", ".jsonl.gz")
-
 Source = str | Path | Sequence[str | Path]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of a source, before its file has been looked at."""
-
-    path: Path
-    start: int | None = None
-    end: int | None = None
-    line: str = ""
+Header = tuple[int, int]
+"""Rate in Hz, samples per channel."""
 
 
 def read_source(
     source: Source,
     *,
     min_seconds: float = 0.0,
-    max_seconds: float = float("inf"),
     where: Mapping[str, str] | None = None,
+    check: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Finds, checks and measures all utterances of a source.
 
     Args:
-        source: folder, list of files (text file or sequence), fairseq tsv, CSV with `path` and optional
-            `start` and `end` in samples, or lhotse manifest.
+        source: folder, list of files (text file or sequence), Kaldi scp, fairseq tsv, CSV with `path` and
+            optional `start` and `end` in samples and `speaker`, or lhotse manifest.
         min_seconds: shorter utterances are skipped.
-        max_seconds: utterances are cropped to this when heard; given here for messages only.
         where: rows of a CSV to take, as column -> value.
+        check: whether contents are decoded here; where not, `check_contents` does it, and several processes
+            can share that.
         progress: called with (files looked at, files in all).
 
     Raises:
         AudioError: the source cannot be read, or nothing in it can be used.
     """
-    del max_seconds
-    entries = list(_entries(source, where or {}))
+    skipped: list[Skipped] = []
+    entries = list(_entries(source, where or {}, skipped))
     name = str(source) if isinstance(source, (str, Path)) else f"a list of {len(source)} files"
     if not entries:
         raise AudioError(
-            f"no audio found in {name}",
+            f"no audio found in {name}" + (f"; {_first(skipped)}" if skipped else ""),
             f"give a folder with {', '.join(EXTENSIONS)} files, a list, a tsv, a CSV or a lhotse manifest",
         )
     headers = _headers(entries, progress)
     utterances: list[Utterance] = []
-    skipped: list[Skipped] = []
     longest = 0.0
     for entry in entries:
         header = headers[str(entry.path)]
@@ -79,8 +64,8 @@ def read_source(
             continue
         utterance = _utterance(entry, *header)
         longest = max(longest, utterance.seconds)
-        if entry.end is not None and entry.end > header[1]:
-            reason = f"ends at sample {entry.end}, the file at {header[1]}"
+        if max(utterance.end or 0, utterance.start or 0) > header[1]:
+            reason = f"ends at sample {utterance.end or utterance.start}, the file at {header[1]}"
             skipped.append(Skipped(utterance.identity, reason))
         elif utterance.seconds < max(min_seconds, 400 / SAMPLING_RATE):
             reason = f"{utterance.seconds:.3f} s is shorter than audio.min_seconds={min_seconds:g}"
@@ -90,18 +75,61 @@ def read_source(
     if not utterances and longest > 0:
         raise AudioError(
             f"all {len(entries):,} utterances of {name} are unusable; the longest has {longest:.2f} s: "
-            f"{skipped[0].path}: {skipped[0].reason}",
+            f"{_first(skipped)}",
             "lower audio.min_seconds with --set audio.min_seconds=0.5, say, or give longer audio",
         )
-    usable, broken = _check_contents(utterances)
-    skipped += broken
-    if not usable:
+    manifest = Manifest(
+        tuple(utterances), tuple(skipped), _root(source), tuple(sorted((where or {}).items()))
+    )
+    if check:
+        manifest = manifest.without(check_contents(manifest))
+    if not manifest.utterances:
         raise AudioError(
             f"none of the {len(entries):,} files of {name} can be used; the first is "
-            f"{skipped[0].path}: {skipped[0].reason}",
+            f"{_first(manifest.skipped)}",
             "check that the files are intact audio",
         )
-    return Manifest(tuple(usable), tuple(skipped))
+    return manifest
+
+
+def check_contents(manifest: Manifest, *, rank: int = 0, processes: int = 1) -> tuple[Skipped, ...]:
+    """Decodes up to `CHECKED_HOURS` of a manifest, or this process's share of them.
+
+    Returns:
+        What cannot be used, for `Manifest.without`. Processes that share the work must exchange what they
+        found, so that all go on with the same utterances.
+    """
+    by_file: dict[str, list[Utterance]] = {}
+    for utterance in manifest.utterances:
+        if utterance.path in manifest.checked_files:
+            # The utterances of one file stay together, so that it is decoded once.
+            by_file.setdefault(utterance.path, []).append(utterance)
+
+    def check(group: list[Utterance]) -> list[Skipped]:
+        found = []
+        for utterance in group:
+            try:
+                check_audio(utterance)
+            except AudioError as error:
+                reason = reason_in(error, utterance.identity).removeprefix(utterance.path)
+                found.append(Skipped(utterance.identity, reason.strip()))
+        return found
+
+    share = list(by_file.values())[rank::processes]
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(item for found in pool.map(check, share) for item in found)
+
+
+def _first(skipped: Sequence[Skipped]) -> str:
+    return f"{skipped[0].path}: {skipped[0].reason}"
+
+
+def _root(source: Source) -> str:
+    """The folder that a source's files are named relative to."""
+    if not isinstance(source, (str, Path)):
+        return os.getcwd()
+    path = _expanded(source)
+    return os.path.abspath(path if path.is_dir() else path.parent)
 
 
 def find_files(source: str | Path) -> list[tuple[Path, str]]:
@@ -110,8 +138,11 @@ def find_files(source: str | Path) -> list[tuple[Path, str]]:
     Raises:
         AudioError: the source cannot be read or has no audio.
     """
-    path = Path(source).expanduser()
-    files = list(dict.fromkeys(entry.path for entry in _entries(path, {})))
+    path = _expanded(source)
+    unread: list[Skipped] = []
+    files = list(dict.fromkeys(entry.path for entry in _entries(path, {}, unread)))
+    if unread:
+        raise AudioError(_first(unread), "make it readable, or give a list of files")
     if not files:
         raise AudioError(f"no audio found in {path}", f"give {', '.join(EXTENSIONS)} files")
     root = path if path.is_dir() else None
@@ -132,150 +163,68 @@ def find_files(source: str | Path) -> list[tuple[Path, str]]:
 # --- kinds of source -----------------------------------------------------------------------------
 
 
-def _entries(source: Source, where: Mapping[str, str]) -> Iterator[_Entry]:
+def _expanded(source: str | Path) -> Path:
+    return Path(os.path.expanduser(source))  # a user that nobody knows stays as it was typed
+
+
+def _entries(source: Source, where: Mapping[str, str], unread: list[Skipped]) -> Iterator[Entry]:
+    """What a source names; folders that cannot be read are added to `unread`."""
     if not isinstance(source, (str, Path)):
-        yield from (_Entry(Path(path)) for path in source)
+        yield from (Entry(Path(path)) for path in source)
         return
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = _expanded(source)
+    if not os.path.exists(path):
         raise AudioError(f"the audio source {path} does not exist", "check the path")
     if where and path.suffix.lower() != ".csv":
         raise AudioError(f"{path} has no columns to choose from", "use --where with a CSV manifest")
     if path.is_dir():
-        yield from (_Entry(file) for file in _walk(path))
+        yield from (Entry(file) for file in _walk(path, unread))
     elif path.suffix.lower() in EXTENSIONS:
-        yield _Entry(path)
-    elif path.suffix.lower() == ".csv":
-        yield from _csv(path, where)
-    elif path.suffix.lower() == ".tsv":
-        yield from _tsv(path)
-    elif str(path).lower().endswith(LHOTSE_ENDINGS):
-        yield from _lhotse(path)
-    elif path.suffix.lower() in ("", ".txt", ".lst", ".list", ".scp"):
-        yield from _list(path)
+        yield Entry(path)
     else:
-        raise AudioError(
-            f"{path} is no kind of audio source that sslim knows",
-            "give a folder, .txt list, .tsv (fairseq), .csv, or .jsonl[.gz] (lhotse)",
+        entries = read_entries(path, where)
+        if entries is None:
+            raise AudioError(
+                f"{path} is no kind of audio source that sslim knows",
+                "give a folder, .txt list, .scp (Kaldi), .tsv (fairseq), .csv, or .jsonl[.gz] (lhotse)",
+            )
+        yield from entries
+
+
+def _walk(folder: Path, unread: list[Skipped]) -> Iterator[Path]:
+    """Audio files below a folder; links are followed, and no folder is entered twice."""
+    entered: set[tuple[int, int]] = set()
+
+    def report(error: OSError) -> None:
+        unread.append(
+            Skipped(str(error.filename), f"the folder cannot be read: {first_line(error)}")
         )
 
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=report):
+        try:
+            state = os.stat(parent)
+        except OSError as error:  # it went away meanwhile
+            report(error)
+            continue
+        if (state.st_dev, state.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((state.st_dev, state.st_ino))
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
                 yield Path(parent) / name
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AudioError(
-            f"{path} cannot be read as text: {error}", "give a UTF-8 text file"
-        ) from error
-
-
-def _list(path: Path) -> Iterator[_Entry]:
-    for line in _lines(path):
-        if line.strip():
-            yield _Entry(path.parent / line.strip())
-
-
-def _tsv(path: Path) -> Iterator[_Entry]:
-    lines = _lines(path)
-    root = Path(lines[0].strip()) if lines else Path()
-    if not lines or "\t" in lines[0]:
-        raise AudioError(
-            f"{path}, line 1: a fairseq tsv starts with the root folder, got {lines[0] if lines else ''!r}",
-            "write the folder of the audio on the first line",
-        )
-    if not root.is_absolute() and not root.is_dir():
-        root = path.parent / root
-    if not root.is_dir():
-        raise AudioError(
-            f"{path}, line 1: the root folder {root} does not exist", "correct the path"
-        )
-    for line in lines[1:]:
-        if line.strip():
-            yield _Entry(root / line.split("\t")[0])
-
-
-def _csv(path: Path, where: Mapping[str, str]) -> Iterator[_Entry]:
-    lines = _lines(path)
-    reader = csv.DictReader(lines)
-    columns = list(reader.fieldnames or [])
-    for wanted in ("path", *where):
-        if wanted not in columns:
-            near = difflib.get_close_matches(wanted, columns, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(columns)}"
-            raise AudioError(f"{path} has no column {wanted!r}", hint)
-    for row in reader:
-        if any(row[column] != value for column, value in where.items()):
-            continue
-        at = f"{path}, line {reader.line_num}"
-        start, end = _sample(row, "start", at), _sample(row, "end", at)
-        if end is not None and end <= (start or 0):
-            raise AudioError(f"{at}: end {end} is not after start {start or 0}", "correct the line")
-        yield _Entry(path.parent / (row["path"] or ""), start, end, at)
-
-
-def _sample(row: Mapping[str, str | None], column: str, at: str) -> int | None:
-    text = (row.get(column) or "").strip()
-    if not text:
-        return None
-    try:
-        value = float(text)
-        number = int(value)
-    except (ValueError, OverflowError):
-        value, number = 0.5, 0
-    if value != number or number < 0:
-        raise AudioError(f"{at}: {column} is {text!r}, not a number of samples", "correct the line")
-    return number
-
-
-def _lhotse(path: Path) -> Iterator[_Entry]:
-    import lhotse
-
-    try:
-        manifest = lhotse.load_manifest(path)
-    except Exception as error:
-        raise AudioError(
-            f"{path} is not a lhotse manifest: {error}", "give a manifest of recordings or cuts"
-        ) from error
-    if isinstance(manifest, lhotse.RecordingSet):
-        manifest = lhotse.CutSet.from_manifests(recordings=manifest)
-    if not isinstance(manifest, lhotse.CutSet):
-        raise AudioError(
-            f"{path} holds {type(manifest).__name__}, not audio", "give recordings or cuts"
-        )
-    for cut in manifest:
-        recording = getattr(cut, "recording", None)
-        if recording is None or not recording.sources or recording.sources[0].type != "file":
-            raise AudioError(
-                f"{path}: cut {cut.id} has no audio file", "give cuts of recordings on disk"
-            )
-        rate = recording.sampling_rate
-        whole = cut.start == 0 and abs(cut.duration - recording.duration) < 1 / rate
-        start, end = round(cut.start * rate), round(cut.end * rate)
-        file = Path(recording.sources[0].source)
-        if not file.is_absolute() and not file.exists():
-            file = path.parent / file
-        yield _Entry(
-            file, None if whole else start, None if whole else min(end, recording.num_samples)
-        )
-
-
 # --- looking at files ----------------------------------------------------------------------------
 
 
 def _headers(
-    entries: Iterable[_Entry], progress: Callable[[int, int], None] | None
-) -> dict[str, tuple[int, int] | str]:
-    """Path -> (rate, samples per channel), or what is wrong with the file."""
+    entries: Iterable[Entry], progress: Callable[[int, int], None] | None
+) -> dict[str, Header | str]:
+    """Path -> header, or what is wrong with the file."""
     paths = list(dict.fromkeys(str(entry.path) for entry in entries))
-    found: dict[str, tuple[int, int] | str] = {}
+    found: dict[str, Header | str] = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
         for count, (path, header) in enumerate(zip(paths, pool.map(_header, paths), strict=True)):
             found[path] = header
@@ -284,56 +233,34 @@ def _headers(
     return found
 
 
-def _header(path: str) -> tuple[int, int] | str:
+def _header(path: str) -> Header | str:
     try:
-        size = os.path.getsize(path)
-    except OSError as error:
-        return error.strerror or str(error)
-    if size == 0:
-        return "is an empty file"
-    try:
-        info = soundfile.info(path)
-    except (OSError, RuntimeError) as error:
-        return f"cannot be read: {reason_of(error)}"
-    return (info.samplerate, info.frames) if info.frames > 0 else "holds no samples"
+        with Sound(path) as sound:
+            samples = sound.samples()
+            return (sound.rate, samples) if samples > 0 else "holds no samples"
+    except AudioError as error:
+        return reason_in(error, path)
 
 
-def _utterance(entry: _Entry, rate: int, samples: int) -> Utterance:
-    start, end = entry.start or 0, entry.end if entry.end is not None else samples
-    whole = entry.start is None and entry.end is None
+def _utterance(entry: Entry, rate: int, samples: int) -> Utterance:
+    first, last = entry.start, entry.end
+    if entry.cut is not None:
+        stretch = entry.cut.samples(rate, samples)
+        if stretch is not None:
+            first, last = stretch
+    start, end = first or 0, last if last is not None else samples
+    identity = str(entry.path)
+    if first is not None or last is not None:
+        identity += f"[{start}:{end}]"
+    if entry.channels:
+        identity += f"[channel {', '.join(map(str, entry.channels))}]"
     return Utterance(
         path=str(entry.path),
-        start=entry.start,
-        end=entry.end,
+        start=first,
+        end=last,
         sampling_rate=rate,
         seconds=max(0, end - start) / rate,
-        identity=str(entry.path) if whole else f"{entry.path}[{start}:{end}]",
+        identity=identity,
+        channels=entry.channels,
+        speaker=entry.speaker,
     )
-
-
-def _check_contents(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[Skipped]]:
-    """Decodes what is affordable; the utterances of one file stay together so it is decoded once."""
-    by_file: dict[str, list[Utterance]] = {}
-    seconds = 0.0
-    for utterance in utterances:
-        if seconds < CHECKED_HOURS * 3600 or utterance.path in by_file:
-            by_file.setdefault(utterance.path, []).append(utterance)
-            seconds += utterance.seconds
-    bad: dict[str, str] = {}
-
-    def check(group: list[Utterance]) -> list[tuple[str, str]]:
-        found = []
-        for utterance in group:
-            try:
-                load_audio(utterance, utterance.sampling_rate)
-            except AudioError as error:
-                found.append(
-                    (utterance.identity, error.problem.removeprefix(utterance.identity).strip())
-                )
-        return found
-
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        for found in pool.map(check, by_file.values()):
-            bad |= dict(found)
-    usable = [utterance for utterance in utterances if utterance.identity not in bad]
-    return usable, [Skipped(identity, reason) for identity, reason in bad.items()]

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sslim.errors import AudioError, ConfigError, TeacherError
+from sslim.errors import AudioError, ConfigError, TeacherError, first_line
+from sslim.identity import content_of
+from sslim.plan import SAMPLING_RATE
+
+LARGEST = 2**31
+"""Bytes of an ONNX file: more does not fit the format, and `sslim export` writes one file."""
+INPUTS = {"waveform", "lengths"}
+LONGEST_FRAME = 160_000
+"""Samples that one frame of a model may read; see backbone.settings."""
 
 
 class ExportedModel:
@@ -31,7 +40,12 @@ class ExportedModel:
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise TeacherError(f"the file {path} does not exist", "make it with sslim export")
+            what = "is not a file" if self.path.exists() else "does not exist"
+            raise TeacherError(f"the file {path} {what}", "make it with sslim export")
+        if self.path.stat().st_size > LARGEST:
+            raise TeacherError(
+                f"{path} is larger than an ONNX file can be", "make it with sslim export"
+            )
         runtime = onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -43,37 +57,63 @@ class ExportedModel:
             self.session = runtime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
             )
+            self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+            self.outputs = [output.name for output in self.session.get_outputs()]
+            inputs = {entry.name for entry in self.session.get_inputs()}
         except Exception as error:  # onnxruntime's own kinds have no common base but this
             raise TeacherError(
-                f"{path} cannot be opened by onnxruntime: {_first(error)}",
+                f"{path} cannot be opened by onnxruntime: {first_line(error)}",
                 "export the model again, or update onnxruntime (1.22 or newer)",
             ) from error
-        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         if "sslim" not in self.metadata:
             raise TeacherError(
                 f"{path} was not written by sslim export", "export the model with sslim export"
             )
-        self.outputs = [output.name for output in self.session.get_outputs()]
-
-    @property
-    def sampling_rate(self) -> int:
-        return int(self.metadata["sampling_rate"])
-
-    @property
-    def hop(self) -> int:
+        states = {"last_hidden_state", "hidden_states", "logits"} & set(self.outputs)
+        if inputs != INPUTS or "frame_lengths" not in self.outputs or not states:
+            raise self._odd("its inputs or outputs are others")
+        self.facts: dict[str, Any] = self._facts()
+        """What the file knows of its model: family, counts, layers, width, the torch model's fingerprint."""
+        self.sampling_rate = self._count("sampling_rate", SAMPLING_RATE, SAMPLING_RATE)
+        self.hop = self._count("hop", 1, LONGEST_FRAME)
         """Samples between two frames."""
-        return int(self.metadata["hop"])
-
-    @property
-    def shortest(self) -> int:
+        self.shortest = self._count("receptive_field", 1, LONGEST_FRAME)
         """Samples below which there is no frame."""
-        return int(self.metadata["receptive_field"])
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the file knows of its model: family, counts, layers, width, fingerprint."""
-        facts: dict[str, Any] = json.loads(self.metadata["sslim"])
-        return facts
+    @cached_property
+    def fingerprint(self) -> str:
+        """The identity of the file: the same model in other numbers gives other features."""
+        return content_of(self.path)
+
+    def _odd(self, what: str) -> TeacherError:
+        return TeacherError(
+            f"{self.path} is not as sslim export writes files: {what}", "export the model again"
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """The facts in the metadata.
+
+        Raises:
+            TeacherError: one is missing or of the wrong kind.
+        """
+        try:
+            facts = json.loads(self.metadata["sslim"])
+            counts = [facts[name] for name in ("layers", "width", "parameters", "macs_per_second")]
+            texts = [facts[name] for name in ("family", "fingerprint", "head", "source")]
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise self._odd("the facts of its model are damaged") from error
+        if not all(type(count) is int and 0 < count < 10**15 for count in counts):
+            raise self._odd("the counts of its model are no whole numbers")
+        if not all(isinstance(text, str) for text in texts):
+            raise self._odd("the names of its model are no text")
+        whole: dict[str, Any] = facts
+        return whole
+
+    def _count(self, name: str, low: int, high: int) -> int:
+        text = self.metadata.get(name, "")
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+            raise self._odd(f"{name} is {text[:40]!r}")
+        return int(text)
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Runs waveforms of any lengths as one padded batch.
@@ -87,13 +127,22 @@ class ExportedModel:
         Raises:
             AudioError: a waveform has the wrong type or shape, is too short, or holds NaN or infinity.
         """
+        if not len(waveforms):
+            raise AudioError("there is no waveform to run", "give at least one")
         for number, waveform in enumerate(waveforms):
             check_waveform(waveform, f"waveform {number}", self.shortest)
         lengths = np.array([len(waveform) for waveform in waveforms], np.int64)
         batch = np.zeros((len(waveforms), lengths.max()), np.float32)
         for row, waveform in zip(batch, waveforms, strict=True):
             row[: len(waveform)] = waveform
-        found = self.session.run(None, {"waveform": batch, "lengths": lengths})
+        try:
+            found = self.session.run(None, {"waveform": batch, "lengths": lengths})
+        except Exception as error:  # a graph that is another's, or no memory for a batch this long
+            raise TeacherError(
+                f"{self.path} cannot be run on {len(lengths)} waveforms of up to {batch.shape[1]} samples: "
+                f"{first_line(error)}",
+                "give shorter audio, or export the model again",
+            ) from error
         return dict(zip(self.outputs, found, strict=True))
 
 
@@ -134,8 +183,3 @@ def onnxruntime() -> Any:
             "run: pip install 'sslim[deploy]'",
         ) from error
     return runtime
-
-
-def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

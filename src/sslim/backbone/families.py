@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,12 @@ from transformers import (
 )
 
 from sslim.backbone import modeling_sslim
-from sslim.errors import TeacherError
+from sslim.backbone.settings import configuration
+from sslim.errors import TeacherError, first_line
+from sslim.files import read_json
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that weights may be stored in."""
 
 HEADS: dict[str, tuple[str, Any]] = {
     "": ("Model", AutoModel),
@@ -49,6 +55,11 @@ class Family:
         return getattr(modeling_sslim, self.stem + HEADS[head][0])
 
     @property
+    def dense_config_class(self) -> Any:
+        """The configuration class of the dense family in transformers."""
+        return self.config_class.__mro__[1]
+
+    @property
     def auto_map(self) -> dict[str, str]:
         """What `config.json` says so that transformers finds our classes in the folder."""
         names = {"AutoConfig": f"modeling_sslim.{self.stem}Config"}
@@ -68,19 +79,28 @@ FAMILIES = {
 }
 
 
+def family_named(model_type: str) -> Family:
+    """The family that a `model_type` names, dense or ours.
+
+    Raises:
+        TeacherError: the model is of another kind.
+    """
+    name = model_type.removeprefix("sslim-")
+    if name not in FAMILIES:
+        raise TeacherError(
+            f"the teacher is a {name[:40]!r} model, which sslim does not know",
+            f"use one of {', '.join(FAMILIES)}",
+        )
+    return FAMILIES[name]
+
+
 def family_of(config: Any) -> Family:
     """The family of a configuration, dense or ours.
 
     Raises:
         TeacherError: the model is of another kind.
     """
-    name = str(config.model_type).removeprefix("sslim-")
-    if name not in FAMILIES:
-        raise TeacherError(
-            f"the teacher is a {name!r} model, which sslim does not know",
-            f"use one of {', '.join(FAMILIES)}",
-        )
-    return FAMILIES[name]
+    return family_named(str(config.model_type))
 
 
 def head_of(config: Any) -> str:
@@ -92,29 +112,34 @@ def head_of(config: Any) -> str:
     return ""
 
 
-def our_config(config: Any, plan: dict[str, Any] | None = None) -> Any:
-    """Our configuration with every setting of a dense one.
+def read_config(path: Path, source: str) -> Any:
+    """The configuration in a `config.json`: of the dense family in transformers, or ours.
 
     Raises:
-        TeacherError: the model has parts that are not supported (adapters).
+        TeacherError: it is no JSON object, of an unknown family, or a value is of the wrong kind or size.
+    """
+    data = read_json(path, "a configuration", TeacherError)
+    name = data.get("model_type")
+    if not isinstance(name, str):
+        raise TeacherError(
+            f"{path} names no model_type", "give the folder of a speech model of transformers"
+        )
+    family = family_named(name)
+    ours = name.startswith("sslim-")
+    return configuration(family.config_class if ours else family.dense_config_class, data, source)
+
+
+def our_config(config: Any, plan: Mapping[str, Any] | None = None, source: str = "") -> Any:
+    """Our configuration with every declared setting of a dense one, or of ours.
+
+    Raises:
+        TeacherError: a value is of the wrong kind or size, or the model has parts that are not supported.
     """
     family = family_of(config)
-    if getattr(config, "add_adapter", False) or getattr(config, "adapter_attn_dim", None):
-        raise TeacherError(
-            "the teacher has adapter layers (add_adapter or adapter_attn_dim), which sslim cannot keep",
-            "remove the adapter, or compress the model it was added to",
-        )
-    settings = config.to_dict()
-    for name in ("model_type", "auto_map", "_name_or_path", "transformers_version", "dtype"):
-        settings.pop(name, None)
-    settings.setdefault("plan", None)
-    if plan is not None:
-        settings["plan"] = plan
-    if settings.get("output_hidden_states") is None:
-        settings.pop("output_hidden_states", None)
-    ours = family.config_class(**settings)
-    ours.auto_map = family.auto_map
-    return ours
+    settings = config.to_dict() | {"plan": getattr(config, "plan", None) if plan is None else plan}
+    made = configuration(family.config_class, settings, source or "the teacher")
+    made.auto_map = family.auto_map
+    return made
 
 
 def our_name(name: str, prefix: str) -> str:
@@ -130,24 +155,34 @@ def our_name(name: str, prefix: str) -> str:
 
 
 def build(
-    config: Any, state: Mapping[str, torch.Tensor], head: str, source: str
+    config: Any, state: Mapping[str, torch.Tensor], head: str, source: str, *, strict: bool = True
 ) -> modeling_sslim.SslimPreTrainedModel:
-    """Our float32 model of a (dense or pruned) configuration with the given weights, loaded strictly.
+    """Our float32 model of a (dense or pruned) configuration with the given weights.
+
+    Nothing of the configuration's size is allocated before the weights are known to have that size.
 
     Args:
         config: a dense configuration of transformers, or one of ours.
         state: weights under the names of the dense family or ours.
         head: head kind; "" takes the backbone only, whatever else `state` holds.
         source: where the weights came from, for messages.
+        strict: refuse weights that are left over.
 
     Raises:
-        TeacherError: a weight is missing, left over, or of the wrong shape; its name is given.
+        TeacherError: a weight is missing, left over, of the wrong shape, no number or not finite; its name
+            is given.
     """
     family = family_of(config)
-    ours = our_config(config)
+    ours = our_config(config, source=source)
     ours.architectures = [family.model_class(head).__name__]
-    with torch.random.fork_rng(devices=[]):
-        model = family.model_class(head)(ours)
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = family.model_class(head)(ours)
+    except Exception as error:  # sizes of heads contradict each other in ways of their own
+        raise TeacherError(
+            f"{source}: no model can be built from config.json: {first_line(error)}",
+            "copy or download config.json again",
+        ) from error
     wanted = model.state_dict()
     given = {our_name(name, family.prefix): tensor for name, tensor in state.items()}
     if not head and any(name.startswith(f"{family.prefix}.") for name in given):
@@ -161,7 +196,7 @@ def build(
     for name in [name for name in given if name.endswith(masked) and name not in wanted]:
         del given[name]  # stored by older versions although SpecAugment is off
     missing = sorted(set(wanted) - set(given))
-    left = sorted(set(given) - set(wanted))
+    left = sorted(set(given) - set(wanted)) if strict else []
     wrong = sorted(
         name for name in set(wanted) & set(given) if wanted[name].shape != given[name].shape
     )
@@ -172,10 +207,36 @@ def build(
                 f"{source}: {len(names)} weight(s) {what}: {', '.join(names[:3])}{more}",
                 "check that the file belongs to the configuration beside it",
             )
-    model.load_state_dict(
-        {name: tensor.to(torch.float32) for name, tensor in given.items()}, strict=True
-    )
+    for name in wanted:
+        problem = unusable(given[name], counts=not wanted[name].is_floating_point())
+        # As float32, in which a float64 may be infinite.
+        if not problem and not bool(torch.isfinite(given[name].float()).all()):
+            problem = "holds NaN or infinity"
+        if problem:
+            raise TeacherError(
+                f"{source}: the weight {name} {problem}", "the file is damaged; download it again"
+            )
+    model = model.to_empty(device="cpu")
+    model.load_state_dict({name: given[name] for name in wanted}, strict=True)
     return model.float().eval()
+
+
+def unusable(tensor: Any, *, counts: bool = False) -> str:
+    """What is wrong with a weight from a foreign file, or ""; its values are not looked at.
+
+    Args:
+        tensor: what the file holds under a weight's name.
+        counts: whole numbers are right (what a BatchNorm counts).
+    """
+    if not isinstance(tensor, torch.Tensor):
+        return f"is no tensor but a {type(tensor).__name__}"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return "is sparse, quantised or without values"
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return f"claims {tensor.numel():,} values, of which most are not there"
+    if tensor.dtype in FLOATS or (counts and tensor.dtype == torch.int64):
+        return ""
+    return f"is {str(tensor.dtype).removeprefix('torch.')}, not floating-point"
 
 
 def register() -> None:

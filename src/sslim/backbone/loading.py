@@ -1,4 +1,8 @@
-"""Loading: whatever a user calls a model -> our float32 model, how to feed it, and what it is."""
+"""Loading: whatever a user calls a model -> our float32 model, how to feed it, and what it is.
+
+Files are read as data: a configuration and its weights become our own classes, and nothing that a folder
+brings along is executed or asked about.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from sslim.backbone.families import HEADS, build, family_of, head_of, register
+from sslim.backbone.families import build, family_of, head_of, read_config, register
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
-from sslim.errors import SslimError, TeacherError
-from sslim.plan import SAMPLING_RATE
+from sslim.backbone.places import Place, find
+from sslim.backbone.processing import CLEANERS, normalises, read_tokenizer
+from sslim.backbone.settings import settings_of
+from sslim.backbone.weights import read_weights
+from sslim.errors import TeacherError
+from sslim.identity import digest
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,16 @@ class LoadedModel:
     normalise: bool
     """Whether waveforms must be brought to zero mean and unit variance."""
     source: str
-    """What the user called it."""
+    """What finds it again: what the user called it, with the revision where one was given."""
     folder: Path | None
-    """Where tokenizer and processor files lie, if it came from a local folder."""
-    fingerprint: str
-    """SHA-256 over names and values of the weights."""
+    """Where tokenizer and processor files lie, if it came from a folder or the hub."""
+    commit: str | None = None
+    """The commit on the hub that it came from."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, configuration and normalisation; see `fingerprint`."""
+        return fingerprint(self.whole, self.normalise)
 
     @property
     def model(self) -> SslimModel:
@@ -88,148 +100,79 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 values of all weights."""
-    digest = hashlib.sha256()
+def fingerprint(model: SslimPreTrainedModel, normalise: bool) -> str:
+    """The identity of a model: what it computes from a waveform follows from what is hashed here.
+
+    Names, shapes and float32 values of all weights; the class; every declared key of the configuration (the
+    plan among them); whether waveforms are normalised.
+    """
+    weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        weights.update(f"{name}{tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    settings = settings_of(model.config)
+    settings.pop("architectures", None)  # the class says it
+    return digest(type(model).__name__, settings, bool(normalise), weights.hexdigest())
 
 
-def load_model(source: str | Path) -> LoadedModel:
+def load_model(source: str | Path, *, revision: str | None = None) -> LoadedModel:
     """Loads a hub id, a local folder, or a checkpoint file, as float32 in evaluation mode.
+
+    Args:
+        source: a folder, a file, or owner/name or owner/name@revision on the hub.
+        revision: a branch, tag or commit of the hub.
 
     Raises:
         TeacherError: it does not exist, cannot be read, or is of an unknown family.
         ConversionError: a checkpoint file does not hold what its format promises.
     """
-    path = Path(source)
-    if path.is_file():
-        return _from_file(path)
-    config = load_config(source)
+    place = find(source, revision)
+    if place.path.is_file():
+        return _from_file(place.path)
+    config = _config_of(place)
     head = head_of(config)
+    normalise = normalises(place, config)
+    if head:
+        place.bring(tuple(CLEANERS))
+        read_tokenizer(place.path)  # found damaged now rather than when a result is written
     with quiet_transformers():
-        whole = _load_weights(source, config, head)
-    return LoadedModel(
-        whole=whole,
-        head=head,
-        normalise=_normalises(source, config),
-        source=str(source),
-        folder=path if path.is_dir() else None,
-        fingerprint=fingerprint(whole),
-    )
+        ours = str(config.model_type).startswith("sslim-")
+        whole = build(config, read_weights(place), head, place.name, strict=ours)
+    return LoadedModel(whole, head, normalise, place.name, place.path, place.commit)
 
 
-def load_config(source: str | Path) -> Any:
-    """The configuration alone of whatever `load_model` takes.
+def load_config(source: str | Path, *, revision: str | None = None) -> Any:
+    """The configuration alone of whatever `load_model` takes: of the dense family, or ours.
 
     Raises:
         TeacherError: as `load_model`.
     """
-    register()
-    path = Path(source)
-    if path.is_file():
+    place = find(source, revision)
+    if place.path.is_file():
         from sslim.backbone.convert import read_checkpoint
 
-        return read_checkpoint(path).config
-    if not path.exists() and _looks_like_path(str(source)):
+        return read_checkpoint(place.path).config
+    return _config_of(place)
+
+
+def _config_of(place: Place) -> Any:
+    register()
+    path = place.path / "config.json"
+    if not path.exists():
         raise TeacherError(
-            f"the teacher {source} does not exist",
-            "give a folder with config.json, a checkpoint file, or a hub id such as "
-            "facebook/hubert-base-ls960",
-        )
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise TeacherError(
-            f"the folder {source} has no config.json", "give a folder saved by save_pretrained"
+            f"the folder {place.name} has no config.json", "give a folder saved by save_pretrained"
         )
     with quiet_transformers():
-        try:
-            config = AutoConfig.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            raise TeacherError(
-                f"cannot load {source}: {_first_line(error)}",
-                "give a local folder, a checkpoint file, or the id of a model on the hub",
-            ) from error
-    family_of(config)
-    return config
-
-
-def _looks_like_path(source: str) -> bool:
-    """Whether something that does not exist here can be no id of the hub either (owner/name)."""
-    return (
-        source.startswith((".", "/", "~"))
-        or source.count("/") != 1
-        or Path(source).suffix
-        in {
-            ".pt",
-            ".pth",
-            ".safetensors",
-            ".bin",
-        }
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _load_weights(source: str | Path, config: Any, head: str) -> SslimPreTrainedModel:
-    auto = HEADS[head][1]
-    try:
-        dense, info = auto.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except SslimError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise TeacherError(
-            f"cannot load the weights of {source}: {_first_line(error)}",
-            "check that the download or copy is complete",
-        ) from error
-    missing = sorted(info.get("missing_keys", ()))
-    wrong = sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if missing or wrong:
-        raise TeacherError(
-            f"{source}: weight {(missing or wrong)[0]} is {'missing' if missing else 'misshapen'}",
-            "check that the checkpoint belongs to its config.json",
-        )
-    if isinstance(dense, SslimPreTrainedModel):
-        dense.eval()
-        return dense
-    return build(config, dense.state_dict(), head, str(source))
-
-
-def _normalises(source: str | Path, config: Any) -> bool:
-    """What the feature extractor says; without one, what the family's models were trained with."""
-    from transformers import AutoFeatureExtractor
-
-    with quiet_transformers():
-        try:
-            extractor = AutoFeatureExtractor.from_pretrained(source)
-        except (OSError, ValueError, KeyError):
-            return getattr(config, "feat_extract_norm", "layer") == "layer"
-    rate = getattr(extractor, "sampling_rate", SAMPLING_RATE)
-    if rate != SAMPLING_RATE:
-        raise TeacherError(
-            f"{source} wants audio at {rate} Hz, sslim works at {SAMPLING_RATE} Hz",
-            "use a teacher trained on 16 kHz audio",
-        )
-    return bool(getattr(extractor, "do_normalize", False))
+        return read_config(path, place.name)
 
 
 def _from_file(path: Path) -> LoadedModel:
     from sslim.backbone.convert import read_checkpoint
 
+    register()
     checkpoint = read_checkpoint(path)
     head = head_of(checkpoint.config)
-    whole = build(checkpoint.config, checkpoint.state, head, str(path))
-    return LoadedModel(
-        whole=whole,
-        head=head,
-        normalise=bool(checkpoint.preprocessor["do_normalize"]),
-        source=str(path),
-        folder=None,
-        fingerprint=fingerprint(whole),
-    )
+    with quiet_transformers():
+        whole = build(checkpoint.config, checkpoint.state, head, str(path))
+    normalise = bool(checkpoint.preprocessor["do_normalize"])
+    return LoadedModel(whole, head, normalise, str(path), None)

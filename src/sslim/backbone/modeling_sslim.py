@@ -214,7 +214,7 @@ class PositionalConv(nn.Module):
         if self.batch_norm is not None:
             x_BDT = _without_padding(self.batch_norm(x_BDT), keep_BT)
         # An even kernel padded by half of itself gives one frame too many.
-        x_BDT = self.conv(x_BDT)[..., : x_BTD.shape[1]]
+        x_BDT = _convolved(self.conv, x_BDT)[..., : x_BTD.shape[1]]
         return self.activation(x_BDT).transpose(1, 2)
 
 
@@ -234,7 +234,7 @@ class PositionalConvLayer(nn.Module):
         self.activation = ACT2FN[config.feat_extract_activation]
 
     def forward(self, x_BDT: torch.Tensor) -> torch.Tensor:
-        x_BDT = self.conv(x_BDT)[..., : x_BDT.shape[2]]
+        x_BDT = _convolved(self.conv, x_BDT)[..., : x_BDT.shape[2]]
         x_BDT = self.layer_norm(x_BDT.transpose(1, 2)).transpose(1, 2)
         return self.activation(x_BDT)
 
@@ -253,6 +253,30 @@ class StackedPositionalConv(nn.Module):
         for layer in self.layers:
             x_BDT = layer(_without_padding(x_BDT, keep_BT))
         return x_BDT.transpose(1, 2)
+
+
+def _convolved(conv: nn.Conv1d, x_BDT: torch.Tensor) -> torch.Tensor:
+    """A positional convolution, in float32 where a CPU's bfloat16 would give something else altogether.
+
+    oneDNN's bfloat16 convolutions are wrong (not coarse: uncorrelated) on processors with AMX where a group
+    has fewer than 16 channels and the kernel is long. Only small models have such groups.
+    """
+    lower = x_BDT.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if x_BDT.device.type != "cpu" or not lower or conv.in_channels // conv.groups >= 16:
+        convolved: torch.Tensor = conv(x_BDT)
+        return convolved
+    bias = None if conv.bias is None else conv.bias.float()
+    with torch.autocast("cpu", enabled=False):
+        exact = F.conv1d(
+            x_BDT.float(),
+            conv.weight.float(),
+            bias,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+        )
+    return exact.to(x_BDT.dtype)
 
 
 def _without_padding(x_BDT: torch.Tensor, keep_BT: torch.Tensor | None) -> torch.Tensor:

@@ -1,12 +1,17 @@
-"""Saving: a folder that loads anywhere. Written aside and renamed, so it is whole or not there."""
+"""Saving: a folder that loads anywhere, and that says what its files were when they were written.
+
+Files are written aside, synced and moved, `sslim.json` last: where it stands, everything it names stands.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +21,15 @@ from safetensors.torch import save_file
 
 from sslim.backbone import modeling_sslim
 from sslim.backbone.families import family_of, register
-from sslim.backbone.loading import LoadedModel, quiet_transformers
+from sslim.backbone.loading import LoadedModel, load_model, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
-from sslim.errors import OutputError
-from sslim.files import swap_folder
-from sslim.plan import SAMPLING_RATE
+from sslim.backbone.places import exists
+from sslim.backbone.processing import preprocessor, read_tokenizer
+from sslim.backbone.verify import ASIDE, MODEL_CODE, RECORD, sha256_of
+from sslim.errors import OutputError, first_line
+from sslim.files import fsync_file, fsync_folder
 
-KEPT_FROM_TEACHER = (
-    "vocab.json",
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-"""Files of a fine-tuned teacher that its head goes on needing."""
+CARD = "README.md"
 
 
 def under_head(teacher: LoadedModel, student: SslimModel) -> SslimPreTrainedModel:
@@ -50,17 +50,56 @@ def under_head(teacher: LoadedModel, student: SslimModel) -> SslimPreTrainedMode
     return whole.eval()
 
 
-def preprocessor(normalise: bool) -> dict[str, Any]:
-    """What `preprocessor_config.json` says."""
-    return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": SAMPLING_RATE,
-        "do_normalize": normalise,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-    }
+@contextmanager
+def _written_last(out: Path, advice: str, mine: Collection[str] | None = None) -> Iterator[Path]:
+    """Gives a folder to write to, whose files are moved into `out` when the block ends well, the record last.
+
+    Args:
+        out: made where it is not there. Files in it of other names stay.
+        advice: what to do where the disk is full, for the message.
+        mine: names that may be replaced in `out` (None: all).
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written, or a file in `out` is not ours. Nothing
+            half-written is left.
+    """
+    out = Path(os.path.abspath(out))  # "." has no name
+    made, aside = not exists(out), out / ASIDE
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        fresh = sorted(aside.iterdir(), key=lambda path: (path.name == RECORD, path.name))
+        for path in fresh:
+            if mine is not None and path.name not in mine and (out / path.name).exists():
+                raise OutputError(
+                    f"{out / path.name} is in the way and was not written by sslim",
+                    "move it away, or choose another folder",
+                )
+        for path in fresh:
+            fsync_file(path)
+            path.chmod(0o644)  # safetensors writes for the owner alone; models are shared
+        for path in fresh:
+            path.replace(out / path.name)
+            if path.name != RECORD:
+                fsync_folder(out)
+        aside.rmdir()
+        fsync_folder(out)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # not there, or not empty
+                out.rmdir()
+        if isinstance(error, (OSError, SafetensorError)):  # safetensors wraps what the disk says
+            raise OutputError(f"cannot write {out}: {first_line(error)}", advice) from error
+        raise
+
+
+def _record(aside: Path, run: Mapping[str, Any]) -> None:
+    """`sslim.json`: what the run says, the identity of the model as it loads, and of each file."""
+    files = {path.name: sha256_of(path) for path in sorted(aside.iterdir()) if path.name != CARD}
+    loaded = load_model(aside)
+    _json(aside / RECORD, dict(run) | {"fingerprint": loaded.fingerprint, "files": files})
 
 
 def save_folder(
@@ -72,49 +111,36 @@ def save_folder(
     card: str = "",
     tokenizer_from: Path | None = None,
     finalise: Callable[[Path], tuple[Mapping[str, Any], str]] | None = None,
+    mine: Collection[str] | None = None,
 ) -> None:
     """Writes config, weights, model code, preprocessor, `sslim.json` and the model card into `out`.
 
-    Files already in `out` that are not ours (checkpoints, logs) stay. `finalise` is called with the
-    folder once the weights are written, and returns `run` and `card` with what is only known then.
+    `sslim.json` is what `run` says, and `fingerprint` (see `LoadedModel`) and `files`: name -> SHA-256 of
+    weights, model code, configuration, preprocessor and tokenizer. Files already in `out` that are not ours
+    (checkpoints, logs) stay. `finalise` is called with the folder once the weights are written, and returns
+    `run` and `card` with what is only known then. `mine`: names that may be replaced in `out` (None: all).
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; nothing half-written is left.
+        TeacherError: a tokenizer's file is damaged, or a weight is not finite.
     """
     register()
-    out = Path(out)
-    aside = out.parent / f".{out.name}.partial"
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    again = "" if mine is not None else ", then run again with --resume"
+    with _written_last(out, f"free space or choose another folder{again}", mine) as aside:
         whole.config.auto_map = family_of(whole.config).auto_map
         whole.config.architectures = [type(whole).__name__]
         with quiet_transformers():
             whole.save_pretrained(aside)
-        shutil.copyfile(modeling_sslim.__file__, aside / "modeling_sslim.py")
+        shutil.copyfile(modeling_sslim.__file__, aside / MODEL_CODE)
         _json(aside / "preprocessor_config.json", preprocessor(normalise))
+        if tokenizer_from is not None:
+            for name, text in read_tokenizer(tokenizer_from).items():
+                (aside / name).write_text(text, encoding="utf-8")
         if finalise is not None:
             run, card = finalise(aside)
-        _json(aside / "sslim.json", dict(run))
+        _record(aside, run)
         if card:
-            (aside / "README.md").write_text(card, encoding="utf-8")
-        if tokenizer_from is not None:
-            for name in KEPT_FROM_TEACHER:
-                if (tokenizer_from / name).is_file():
-                    shutil.copyfile(tokenizer_from / name, aside / name)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in sorted(aside.iterdir()):
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            path.chmod(0o644)  # safetensors writes for the owner alone; models are shared
-            path.replace(out / path.name)
-        aside.rmdir()
-    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says in its own
-        shutil.rmtree(aside, ignore_errors=True)
-        raise OutputError(
-            f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
-            "free space or choose another folder, then run again with --resume",
-        ) from error
+            (aside / CARD).write_text(card, encoding="utf-8")
 
 
 def _json(path: Path, data: Mapping[str, Any]) -> None:
@@ -125,10 +151,22 @@ def save_dense(
     out: Path,
     config: Any,
     whole: SslimPreTrainedModel,
-    preprocessor_config: Mapping[str, Any],
+    *,
+    normalise: bool,
     files: Mapping[str, str],
+    run: Mapping[str, Any],
+    mine: Collection[str] | None = None,
 ) -> None:
     """Writes a dense model as a folder of its family in transformers, weights under their names there.
+
+    Args:
+        out: the folder.
+        config: of the dense family.
+        whole: the model.
+        normalise: whether waveforms are brought to zero mean and unit variance.
+        files: further files: name -> text.
+        run: what `sslim.json` says besides fingerprint and files.
+        mine: names that may be replaced in `out` (None: all).
 
     Raises:
         OutputError: the folder cannot be written; nothing half-written is left.
@@ -139,21 +177,11 @@ def save_dense(
     table = f"{start}encoder.rel_attn_embed.weight"
     if table in own:
         own[f"{start}encoder.layers.0.attention.rel_attn_embed.weight"] = own.pop(table)
-    aside = out.parent / f".{out.name}.partial"
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    with _written_last(out, "free space or choose another folder", mine) as aside:
         config.save_pretrained(aside)
         weights = {name: tensor.contiguous() for name, tensor in own.items()}
         save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-        (aside / "model.safetensors").chmod(0o644)
-        _json(aside / "preprocessor_config.json", preprocessor_config)
+        _json(aside / "preprocessor_config.json", preprocessor(normalise))
         for name, text in files.items():
             (aside / name).write_text(text, encoding="utf-8")
-        swap_folder(aside, out)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise OutputError(
-            f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
-            "free space or choose another folder",
-        ) from error
+        _record(aside, run)

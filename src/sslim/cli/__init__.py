@@ -4,21 +4,27 @@ Nothing here imports torch: each verb imports the room it needs when it runs, so
 and a mistyped setting are answered at once.
 
 Exit codes: 0 done, 2 the input is at fault (a line on stderr says how), 130 interrupted, 1 a defect
-of this program (with its traceback).
+of this program (with its traceback). How to go on after an interruption or on a full disk is said by a note
+on the error where somebody below knows, such as "run the same command with --resume".
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
+import functools
+import io
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from sslim import __version__
 from sslim.cli.bench import bench
+from sslim.cli.cache import cache
 from sslim.cli.checklist import checklist
 from sslim.cli.compress import compress
 from sslim.cli.convert import convert
@@ -29,6 +35,7 @@ from sslim.cli.export import export
 from sslim.cli.inspect import inspect
 from sslim.cli.report import report
 from sslim.cli.runs import runs
+from sslim.cli.verify import verify
 from sslim.errors import SslimError
 
 EXIT_BAD_INPUT = 2
@@ -43,10 +50,32 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C or SIGTERM, with what the verb says about it; typer would keep only the exit code."""
+
+
+def _told_apart(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, its Ctrl-C told apart from an EOFError, which typer takes for one."""
+
+    @functools.wraps(verb)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
+        except EOFError as error:
+            raise RuntimeError("a file ended too soon, and nothing has said which") from error
+
+    return run
+
+
 for verb in (
     compress,
     convert,
     inspect,
+    verify,
     evaluate,
     export,
     bench,
@@ -54,9 +83,10 @@ for verb in (
     report,
     checklist,
     runs,
+    cache,
     demo,
 ):
-    app.command()(verb)
+    app.command()(_told_apart(verb))
 
 
 def _print_version(asked: bool) -> None:
@@ -83,7 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: what follows `sslim` (default: those of this process).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
+    # As after Ctrl-C, what is half-written is cleared up; training saves before it stops for either.
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -94,22 +133,31 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         return _fail(_usage_line(error), EXIT_BAD_INPUT)
-    except (KeyboardInterrupt, typer.Abort):
-        code = EXIT_INTERRUPTED
+    except (KeyboardInterrupt, _InterruptedError) as error:
+        return _fail(f"interrupted. {_advice(error, arguments)}.", EXIT_INTERRUPTED)
     except Exception as error:
         if not _is_disk_full(error):
             raise
         place = f" (at {error.filename})" if isinstance(error, OSError) and error.filename else ""
+        advice = _advice(error, arguments)
         return _fail(
-            f"the disk is full{place}. Free some space, then run the same command with --resume.",
+            f"the disk is full{place}. Free some space, then {advice[:1].lower()}{advice[1:]}.",
             EXIT_BAD_INPUT,
         )
-    if code == EXIT_INTERRUPTED:
-        return _fail(
-            "interrupted; what was done is saved. Run the same command with --resume to go on.",
-            code,
-        )
+    if code == EXIT_INTERRUPTED:  # before the verb had begun
+        return _fail("interrupted. Run the same command again.", code)
     return code if isinstance(code, int) else 0
+
+
+def _advice(error: BaseException, arguments: Sequence[str]) -> str:
+    """How to go on after an error: what was noted on it, else what every command can do."""
+    for cause in _causes(error):
+        notes = getattr(cause, "__notes__", [])
+        if notes:
+            return str(notes[-1])
+    # `embed` goes on with whatever it has written.
+    resumed = arguments[:1] == ["embed"] and "--resume" not in arguments
+    return f"Run the same command {'with --resume' if resumed else 'again'}"
 
 
 def _fail(line: str, code: int) -> int:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from sslim.cli.embed import shown
 from sslim.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from sslim.deploy.bench import Benchmark
+
+WIDTH = 120
+"""Columns of the tables where nobody says how many there are."""
 
 Number = TypeVar("Number", int, float)
 
@@ -40,29 +46,48 @@ def bench(
     ] = None,
 ) -> None:
     """Measure each MODEL in each runtime in turn: latency, memory, file size, cost."""
-    counts = numbers(threads, int, "--threads")
-    lengths = numbers(seconds, float, "--seconds")
+    from sslim.deploy.bench import REPEATS, SECONDS, THREADS
+
+    counts = numbers(threads, int, "--threads", THREADS)
+    lengths = numbers(seconds, float, "--seconds", SECONDS)
+    numbers(str(repeats), int, "--repeats", REPEATS)
+    if price_per_hour is not None and not 0 <= price_per_hour <= 1e9:
+        raise ConfigError(f"--price-per-hour is {price_per_hour}", "give what the machine costs")
     if json_file is not None:
-        _write(json_file, "")  # that it can be written is known before minutes of measuring
-    import json
+        from sslim.deploy.outputs import prepare_file
+
+        prepare_file(json_file)  # known before minutes of measuring
     import tempfile
 
     from rich.console import Console
+    from rich.markup import escape
 
     from sslim.deploy.bench import contestants, measure
+    from sslim.deploy.processor import named
 
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)  # a file or a pipe has no edge
     note = Console(stderr=True)
+
+    def say(line: str) -> None:
+        note.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+
     with tempfile.TemporaryDirectory() as folder:
         entries = contestants(
-            models, [name.strip() for name in runtime.split(",")], Path(folder), note.print
+            models, [name.strip() for name in runtime.split(",")], Path(folder), say
         )
-        found = measure(entries, threads=counts, seconds=lengths, repeats=repeats, say=note.print)
+        found = measure(entries, threads=counts, seconds=lengths, repeats=repeats, say=say)
+    if (
+        json_file is not None
+    ):  # before anything is printed: a terminal that is gone costs no figures
+        _write(json_file, found.to_dict(price_per_hour))
+    console.print(named(found.machine), markup=False, highlight=False, soft_wrap=True)
     files = _table("What is run", ("file", "first answer", "worst cosine"))
     for row in {(row.model, row.runtime): row for row in found.rows}.values():
         files.add_row(
-            row.model,
-            row.runtime,
+            escape(shown(row.model)),
+            row.runtime if row.passed is not False else f"{row.runtime} FAILED its comparison",
             f"{row.file_bytes / 1e6:.1f} MB",
             f"{row.first_answer:.2f} s",
             "-" if row.worst_cosine is None else f"{row.worst_cosine:.5f}",
@@ -72,7 +97,7 @@ def bench(
     for count, length in dict.fromkeys((row.threads, row.seconds) for row in found.rows):
         table = _table(
             f"{length:g} s of audio, {count} thread{'s' if count > 1 else ''}",
-            ("time", "ratio", "time / audio", "memory", "front-end", *cost),
+            ("time", "ratio", "time / audio", "memory", "front-end", "of rate", *cost),
         )
         for row in found.rows:
             if (row.threads, row.seconds) != (count, length):
@@ -84,34 +109,67 @@ def bench(
                 f"{row.ratio:.2f}x",
                 f"{row.real_time_factor:.4f}",
                 f"{row.peak_bytes / 2**20:.0f} MiB",
-                "-" if row.front_end_share is None else f"{row.front_end_share:.0%}",
+                _percent(row.front_end_share),
+                _percent(row.parts.get("whole", {}).get("of_rate")),
             ]
             if price_per_hour is not None:
                 cells.append(f"{row.cost(price_per_hour):.2f}")
-            table.add_row(row.model, row.runtime, *cells)
+            failed = " FAILED" if row.passed is False else ""
+            table.add_row(escape(shown(row.model)), f"{row.runtime}{failed}", *cells)
         console.print(table)
-    console.print(
+    for line in remarks(found, repeats):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def remarks(found: Benchmark, repeats: int) -> list[str]:
+    """What is said below the tables: the core's rates, shares of them by part, and who disturbed."""
+    lines = [
         f"Medians of {repeats} runs in turn, half their quartile range; ratios to the first row."
-    )
-    if found.noisy:
-        console.print(
-            "The machine was busy: quartiles of the rows marked noisy are far apart. Run again."
+    ]
+    for count, rates in found.machine.get("rates_at", {}).items():
+        reached = [
+            f"{name} {rates[name]:.0f} G{'OP' if name == 'int8' else 'FLOP'}/s ({library})"
+            for name, library in rates["libraries"].items()
+        ]
+        lines.append(
+            f"Large products here, {count} thread(s): {', '.join(reached) or 'not measured'}."
         )
-    if json_file is not None:
-        _write(json_file, json.dumps(found.to_dict(price_per_hour), indent=2) + "\n")
+    longest = max((row.seconds for row in found.rows), default=0.0)
+    for row in found.rows:
+        if row.seconds == longest and len(row.parts) > 1:
+            shares = [
+                f"{name.replace('_', '-')} {1e3 * part['seconds']:.0f} ms"
+                + ("" if part["of_rate"] is None else f" ({part['of_rate']:.0%})")
+                for name, part in row.parts.items()
+                if name != "whole"
+            ]
+            lines.append(
+                f"{shown(row.model)} in {row.runtime}, {row.threads} thread(s), {longest:g} s, time "
+                f"and share of that rate: {', '.join(shares)}."
+            )
+    loads = [found.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]
+    lines.append(
+        "Cores kept busy by other work: {:.2f} before, {:.2f} during, {:.2f} after.".format(*loads)
+    )
+    if found.busy:
+        lines.append("The machine was not quiet: other work took more than half a core. Run again.")
+    if found.noisy:
+        lines.append("Quartiles of the rows marked noisy are far apart. Run again.")
+    return lines
 
 
-def _write(path: Path, text: str) -> None:
-    from sslim.errors import OutputError
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _write(path: Path, facts: dict[str, Any]) -> None:
+    from sslim.deploy.outputs import cannot_write
+    from sslim.files import write_json
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if not text else "w", encoding="utf-8") as stream:
-            stream.write(text)
+        write_json(path, facts)
     except OSError as error:
-        raise OutputError(
-            f"'{path}' cannot be written: {error.strerror}", "Name another file"
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -126,16 +184,22 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def numbers(text: str, kind: type[Number], option: str) -> list[Number]:
-    """`1,2` as numbers above zero.
+def numbers(
+    text: str, kind: type[Number], option: str, bounds: tuple[float, float]
+) -> list[Number]:
+    """`1,2` as numbers within bounds.
 
     Raises:
         ConfigError: it is something else.
     """
     try:
         found = [kind(part) for part in text.split(",")]
-    except ValueError:
+    except (ValueError, OverflowError):
         found = []
-    if not found or min(found) <= 0:
-        raise ConfigError(f"{option} is {text!r}", "Give numbers above zero, such as 1,2")
+    # A comparison that NaN does not pass.
+    if not found or not all(bounds[0] <= number <= bounds[1] for number in found):
+        raise ConfigError(
+            f"{option} is {text[:40]!r}",
+            f"Give numbers from {bounds[0]:g} to {bounds[1]:g}, such as 1,2",
+        )
     return found

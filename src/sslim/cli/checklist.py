@@ -19,15 +19,18 @@ def checklist(
     from sslim.report.checklist import checklist as items
     from sslim.report.checklist import write_template
     from sslim.report.evidence import read_evidence
+    from sslim.report.quoting import one_line
     from sslim.report.words import Words
 
     words = Words(lang)
     found = read_evidence(run)
     if init:
-        typer.echo(str(write_template(run)))
+        typer.echo(one_line(write_template(run), 4096))
         return
     for item in items(found, words):
         mark = "✓" if item.done else "○"
         typer.echo(f"{mark} {item.text}: {item.evidence}")
         if item.command:
             typer.echo(f"    {item.command}")
+    for left in found.not_used:
+        typer.echo(words.say(left.why, file=left.file, detail=left.detail), err=True)

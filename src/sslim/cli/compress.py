@@ -57,6 +57,10 @@ def compress(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The branch, tag or commit of a hub id; as ID@NAME."),
+    ] = None,
 ) -> None:
     """Compress TEACHER with the speech in AUDIO and write the small model to OUT.
 
@@ -92,9 +96,10 @@ def compress(
         force=force,
         device=device,
         where=columns,
+        revision=revision,
         progress=True,
     )
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+    if int(os.environ.get("RANK") or 0) == 0:  # of several processes one speaks
         typer.echo(result.summary_line())
         _report(out)
 
@@ -106,7 +111,7 @@ def _report(out: Path) -> None:
 
     try:
         typer.echo(f"report: {write_report([out], out / 'report.html')}")
-    except SslimError as error:
+    except (SslimError, OSError) as error:
         typer.echo(f"no report: {error}", err=True)
 
 

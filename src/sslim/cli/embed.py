@@ -38,16 +38,24 @@ def embed(
 
     console = Console(stderr=True)
     start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    # Names of files are no markup, and not always text.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+
+    def say(line: str) -> None:
+        console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
         bar = bars.add_task("")
         lengths: dict[Path, float] = {}
 
         def progress(recording: Path, seconds: float) -> None:
+            if hidden:
+                return
             if recording not in lengths:
                 lengths[recording] = duration(recording)
             bars.update(
-                bar, description=recording.name, total=lengths[recording], completed=seconds
+                bar, description=shown(recording.name), total=lengths[recording], completed=seconds
             )
 
         done = run(
@@ -59,13 +67,13 @@ def embed(
             chunking=Chunking(chunk, left, right),
             batch=batch,
             resume=resume,
-            say=console.print,
+            say=say,
             progress=progress,
         )
     seconds = sum(file["seconds"] for file in done.files)
     spent = time.perf_counter() - start
     typer.echo(
-        f"{done.out}: {len(done.files)} recordings, {seconds / 3600:.2f} h in {spent:.0f} s "
+        f"{shown(done.out)}: {len(done.files)} recordings, {seconds / 3600:.2f} h in {spent:.0f} s "
         f"({seconds / max(spent, 1e-9):.0f} times real time)"
     )
     if done.failed:
@@ -74,3 +82,8 @@ def embed(
         raise AudioError(
             f"{len(done.failed)} recording(s) could not be used; the first: {done.failed[0]}"
         )
+
+
+def shown(text: str | Path) -> str:
+    """A path or a sentence with one as it can be printed anywhere: bytes that are no UTF-8 are escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

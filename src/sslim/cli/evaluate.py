@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sslim.cli.compress import parse_where
-from sslim.errors import ConfigError
+from sslim.errors import ConfigError, OutputError, first_line
 
 if TYPE_CHECKING:
-    from sslim.evaluate.fidelity import Fidelity
     from sslim.evaluate.run import Evaluation
     from sslim.evaluate.scorer import Condition
 
@@ -75,11 +73,15 @@ def evaluate(
     valid_trials: Annotated[
         Path | None, typer.Option(metavar="FILE", help="asv: validation trials.")
     ] = None,
-    collar: Annotated[float, typer.Option(help="sd: seconds around boundaries not scored.")] = 0.0,
+    collar: Annotated[
+        float | None, typer.Option(help="sd: seconds around boundaries not scored. [default: 0.0]")
+    ] = None,
     noise: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also score with noise from here added.")
     ] = None,
-    snr: Annotated[str, typer.Option(metavar="DB,DB", help="With --noise.")] = "20,10,5,0",
+    snr: Annotated[
+        str, typer.Option(metavar="DB,DB", help="With --noise. [default: 20,10,5,0]")
+    ] = "",
     rooms: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also score with these room responses.")
     ] = None,
@@ -90,7 +92,7 @@ def evaluate(
         str, typer.Option(metavar="A,B", help="Columns to compare scores over: gender,age,lang.")
     ] = "",
     allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Accept a speaker in two parts.")
+        bool, typer.Option("--allow-leaks", help="Accept a speaker or audio in two parts.")
     ] = False,
     random_labels: Annotated[
         bool, typer.Option("--random-labels", help="Shuffle training labels: what is chance?")
@@ -98,7 +100,9 @@ def evaluate(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where features are kept.")
     ] = None,
-    cache_gib: Annotated[float, typer.Option(help="Most disk for features of frames.")] = 20.0,
+    cache_gib: Annotated[
+        float, typer.Option(help="Most disk for features; see sslim cache.")
+    ] = 20.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="Of the features: float32, bfloat16 or auto.")
@@ -116,26 +120,65 @@ def evaluate(
         raise ConfigError(f"--task {task} needs --data", "give a CSV of labelled clips")
     if suite and root is None:
         raise ConfigError("--suite needs --root", "name the folder that holds the corpora")
-    if seeds < 1 or epochs < 1 or batch < 1:
-        raise ConfigError("--seeds, --epochs and --batch must be at least 1")
+    _check_numbers({"--seeds": seeds, "--epochs": epochs, "--batch": batch}, least=1, most=100_000)
+    _check_numbers({"--hidden": hidden}, least=0, most=65_536)
+    _check_numbers({"--cache-gib": cache_gib}, least=0, most=1e6)
+    _check_numbers({"--collar": collar or 0.0}, least=0, most=10)
     if precision not in ("float32", "bfloat16", "auto"):
         raise ConfigError(f"--precision knows float32, bfloat16, auto, got {precision!r}")
     columns = parse_where(where or ())
-    rates, ratios = (
-        _numbers(name, text)
-        for name, text in (("--learning-rates", learning_rates), ("--snr", snr))
+    rates = _numbers("--learning-rates", learning_rates)
+    for rate in rates:
+        _check_numbers({"--learning-rates": rate}, above=0, most=10)
+    ratios = _numbers("--snr", snr)
+    for ratio in ratios:
+        _check_numbers({"--snr": ratio}, least=-100, most=100)
+    _check_ignored(
+        suite or task.lower(),
+        {
+            "--data": data,
+            "--root": root,
+            "--where": where,
+            "--split-column": split_column != "split",
+            "--folds": folds,
+            "--seeds": seeds != 3,
+            "--learning-rates": learning_rates,
+            "--epochs": epochs != 30,
+            "--batch": batch != 16,
+            "--hidden": hidden,
+            "--trials": trials,
+            "--valid-trials": valid_trials,
+            "--collar": collar is not None,
+            "--noise": noise,
+            "--snr": snr,
+            "--rooms": rooms,
+            "--conditions": conditions,
+            "--group": group,
+            "--allow-leaks": allow_leaks,
+            "--random-labels": random_labels,
+        },
+        bool(suite),
     )
+    if snr and noise is None:
+        raise ConfigError("--snr is given without --noise", "name a folder of noises with --noise")
+    if folds and split_column != "split":
+        raise ConfigError(
+            "--folds and --split-column are both given", "folds make the parts; leave one out"
+        )
+    if json_file is not None:
+        _check_writable(json_file)
 
     from sslim.train.progress import ProgressBar
 
-    if task == "fidelity":
+    if task.lower() == "fidelity":
         with ProgressBar(True) as bar:
-            found = _fidelity(models, data, columns, device, precision, bar)
-        _show_fidelity(found)
-        if json_file:
-            _write(json_file, [one.to_dict() | {"model": name} for name, one in found])
+            facts = _fidelity(models, data or Path(), columns, device, precision, bar)
+        if json_file is not None:
+            _write(json_file, facts)
+        _show_fidelity(facts["results"])
         return
 
+    from sslim.evaluate.cache import check_folder, default_folder
     from sslim.evaluate.conditions import named_conditions
     from sslim.evaluate.features import FeatureStore
     from sslim.evaluate.fitting import Schedule
@@ -147,14 +190,16 @@ def evaluate(
     if task:
         get_task(task)
     heard: list[Condition] = named_conditions(
-        _words(conditions), noise=noise, ratios=ratios, rooms=rooms
+        _words(conditions), noise=noise, ratios=ratios or RATIOS, rooms=rooms
     )
-    options = {"collar": str(collar)}
+    folder = cache or default_folder()
+    check_folder(folder)
+    options = {"collar": str(collar or 0.0)}
     options |= {} if trials is None else {"trials": str(trials)}
     options |= {} if valid_trials is None else {"valid_trials": str(valid_trials)}
     with ProgressBar(True) as bar:
         settings = Settings(
-            store=FeatureStore(cache or _cache_folder(), int(cache_gib * 2**30)),
+            store=FeatureStore(folder, int(cache_gib * 2**30), bar.say),
             seeds=tuple(range(seeds)),
             learning_rates=rates,
             schedule=Schedule(epochs=epochs, batch=batch, hidden=hidden),
@@ -182,37 +227,94 @@ def evaluate(
             device=device,
             precision=precision,
         )
-    show(evaluation)
-    if json_file:
-        evaluation.write(json_file)
+    if json_file is not None:
+        _write(json_file, evaluation.to_dict())
         typer.echo(f"written to {json_file}", err=True)
+    show(evaluation)
+
+
+RATIOS = (20.0, 10.0, 5.0, 0.0)
+"""Decibels, where none are given."""
+OF_SUITE = {
+    "--root",
+    "--seeds",
+    "--learning-rates",
+    "--epochs",
+    "--batch",
+    "--hidden",
+    "--trials",
+    "--valid-trials",
+    "--collar",
+}
+OF_FIDELITY = {"--data", "--where"}
+OF_ONE_TASK = {"--trials": "asv", "--valid-trials": "asv", "--collar": "sd", "--root": "--suite"}
+
+
+def _check_ignored(asked: str, given: dict[str, Any], suite: bool) -> None:
+    """Raises ConfigError for an option that would have no effect, instead of scoring something else."""
+    for name, value in given.items():
+        if not value:
+            continue
+        if suite and name not in OF_SUITE:
+            raise ConfigError(
+                f"--suite takes no {name}",
+                "score a task alone with --task; the suite leaves its table in DIR/sslim-superb",
+            )
+        if asked == "fidelity" and name not in OF_FIDELITY:
+            raise ConfigError(f"--task fidelity takes no {name}", "leave it out")
+        if not suite and OF_ONE_TASK.get(name, asked) != asked:
+            raise ConfigError(
+                f"--task {asked} takes no {name}",
+                f"it belongs to {OF_ONE_TASK[name]}; leave it out",
+            )
+
+
+def _check_numbers(
+    values: dict[str, float],
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float,
+) -> None:
+    for name, value in values.items():
+        if not (least <= value <= most and value > above):  # so is what is no number
+            edge = f"above {above:g}" if math.isfinite(above) else f"at least {least:g}"
+            raise ConfigError(f"{name} must be {edge} and at most {most:g}, got {value:g}")
+
+
+def _check_writable(path: Path) -> None:
+    """Raises OutputError where a result could not be written hours later."""
+    try:
+        if path.is_dir():
+            raise OSError(None, "it is a folder")
+        aside = path.with_name(f".{path.name}.check")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(b"")
+        aside.unlink()
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"--json {path} cannot be written: {first_line(error)}", "name another file"
+        ) from error
 
 
 def show(evaluation: Evaluation) -> None:
-    """Prints the tables."""
+    """Prints the tables. Names of models, groups and folders are shown as they are, brackets included."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
     console = Console()
     first = evaluation.results[0]
     scale = 1.0 if first.metric == "MTWV" else 100.0
     unit = "" if first.metric == "MTWV" else ", %"
     direction = "higher is better" if first.higher_is_better else "lower is better"
-    title = f"{evaluation.task}: {first.metric}{unit} ({direction}), {first.items:,} test items"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in (
-        "model",
-        "score",
-        "95% interval",
-        f"against {first.model}",
-        "parameters",
-        "MACs/s",
-    ):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for name in first.others:
-        table.add_column(name, justify="right")
+    table = _table(
+        [
+            *("model", "score", "95% interval", f"against {first.model}", "parameters", "MACs/s"),
+            *first.others,
+        ],
+        f"{evaluation.task}: {first.metric}{unit} ({direction}), {first.items:,} test items",
+    )
     for result in evaluation.results:
-        low, high = (scale * edge for edge in result.interval)
         less, more = (scale * edge for edge in result.difference_interval)
         against = (
             ""
@@ -220,105 +322,146 @@ def show(evaluation: Evaluation) -> None:
             else f"{scale * result.difference:+.1f} ({less:+.1f} to {more:+.1f})"
         )
         table.add_row(
-            result.model,
+            escape(result.model),
             f"{scale * result.score:.2f}",
-            f"{low:.2f} to {high:.2f}",
+            _between(result.interval, scale, 2),
             against,
             f"{result.parameters:,}" if result.parameters else "-",
             f"{result.macs_per_second / 1e9:.3g}G" if result.macs_per_second else "-",
             *(f"{scale * score:.2f}" for score in result.others.values()),
         )
-    chance = evaluation.results[0].chance
-    table.add_row("chance", f"{scale * chance:.2f}", "", "", "-", "-", *("" for _ in first.others))
+    table.add_row(
+        "chance", f"{scale * first.chance:.2f}", "", "", "-", "-", *("" for _ in first.others)
+    )
     console.print(table)
     if first.conditions:
-        worse = Table(box=None, pad_edge=False)
-        for heading in ("condition", *(result.model for result in evaluation.results)):
-            worse.add_column(heading, justify="left" if heading == "condition" else "right")
+        worse = _table(["condition", *(result.model for result in evaluation.results)])
         for name in first.conditions:
             cells = [result.conditions[name] for result in evaluation.results]
             worse.add_row(
-                name,
+                escape(name),
                 *(f"{scale * cell['score']:.1f} ({scale * cell['change']:+.1f})" for cell in cells),
             )
         console.print(worse)
     for report in evaluation.groups:
-        by = Table(box=None, pad_edge=False)
-        by.add_column(report.column)
-        for name in report.scores:
-            by.add_column(name, justify="right")
+        by = _table([report.column, *report.scores])
         for value in next(iter(report.scores.values())):
             row = [report.scores[name][value] for name in report.scores]
             texts = [
-                f"{scale * cell['score']:.1f} ({scale * cell['interval'][0]:.1f} to "
-                f"{scale * cell['interval'][1]:.1f})"
+                f"{scale * cell['score']:.1f} ({_between(cell['interval'], scale, 1)})"
+                if math.isfinite(cell["score"])
+                else "nothing to score"
                 for cell in row
             ]
-            by.add_row(f"{value} ({row[0]['clips']})", *texts)
+            by.add_row(f"{escape(value)} ({row[0]['clips']})", *texts)
         console.print(by)
         for sentence in report.sentences:
-            console.print(sentence, highlight=False, soft_wrap=True)
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     for note in evaluation.notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(headings: list[str], title: str | None = None) -> Any:
+    """A table whose first column is a name and whose others are numbers."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=None if title is None else escape(title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for number, heading in enumerate(headings):
+        table.add_column(escape(heading), justify="right" if number else "left")
+    return table
+
+
+def _between(interval: tuple[float, float], scale: float, digits: int) -> str:
+    low, high = (scale * edge for edge in interval)
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _fidelity(
     models: list[str],
-    data: Path | None,
+    data: Path,
     where: dict[str, str],
     device: str,
     precision: str,
     bar: Any,
-) -> list[tuple[str, Fidelity]]:
+) -> dict[str, Any]:
+    """What `--task fidelity` writes: a row for every model but the first."""
     from sslim.audio import read_source
+    from sslim.audio.manifest import content_identity
     from sslim.evaluate.fidelity import fidelity
     from sslim.evaluate.upstream import open_upstream
+    from sslim.identity import COMPUTATION, digest
+    from sslim.train.device import versions
 
     if len(models) < 2:
         raise ConfigError("fidelity needs a teacher and a student", "name both, the teacher first")
     upstreams = [open_upstream(model, device=device, precision=precision) for model in models]
-    utterances = read_source(data or Path(), where=where).utterances
-    found = []
+    manifest = read_source(data, where=where)
+    teacher, rows = upstreams[0], []
     for student in upstreams[1:]:
         tell = lambda done, total, name=student.name: bar.work(name, done, total)  # noqa: E731
-        found.append((student.name, fidelity(upstreams[0], student, utterances, on_progress=tell)))
-    return found
+        found = fidelity(teacher, student, manifest.utterances, on_progress=tell)
+        rows.append(
+            found.to_dict()
+            | {
+                "model": student.name,
+                "fingerprint": student.fingerprint,
+                "model_fingerprint": student.model_fingerprint,
+                "teacher_fingerprint": teacher.fingerprint,
+                "numbers": student.numbers,
+            }
+        )
+    return {
+        "results": rows,
+        "computation": COMPUTATION,
+        "versions": versions(),
+        "source": str(data),
+        "where": where,
+        "skipped": len(manifest.skipped),
+        "test_audio": digest(sorted(content_identity(one) for one in manifest.utterances)),
+    }
 
 
-def _show_fidelity(found: list[tuple[str, Fidelity]]) -> None:
+def _show_fidelity(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    for name, one in found:
-        table = Table(
-            title=f"{name}: {one.utterances:,} utterances, {one.seconds / 60:.1f} min",
-            title_justify="left",
-            box=None,
-            pad_edge=False,
+    for row in rows:
+        table = _table(
+            ["hidden state", "cosine", "L1 / mean", "CKA"],
+            f"{row['model']}: {row['utterances']:,} utterances, {row['seconds'] / 60:.1f} min",
         )
-        for heading in ("hidden state", "cosine", "L1 / mean", "CKA"):
-            table.add_column(heading, justify="right")
-        for layer in one.layers:
+        for layer in row["layers"]:
             table.add_row(
-                str(layer.layer), f"{layer.cosine:.4f}", f"{layer.l1:.3f}", f"{layer.cka:.4f}"
+                str(layer["layer"]),
+                f"{layer['cosine']:.4f}",
+                f"{layer['l1']:.3f}",
+                f"{layer['cka']:.4f}",
             )
         console.print(table)
         console.print("least alike in the last one:")
-        for clip, cosine in one.worst:
-            console.print(f"  {cosine:.4f}  {clip}", highlight=False, soft_wrap=True)
+        for one in row["worst"]:
+            line = f"  {one['cosine']:.4f}  {one['clip']}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _write(path: Path, data: Any) -> None:
+def _write(path: Path, facts: dict[str, Any]) -> None:
+    """Writes a result; what is printed does not depend on it."""
+    from sslim.evaluate.run import json_ready
     from sslim.files import write_json
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"results": json.loads(json.dumps(data))})
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sslim" / "features"
+    try:
+        write_json(path, json_ready(facts))
+    except OSError as error:
+        raise OutputError(
+            f"--json {path} cannot be written: {first_line(error)}",
+            "run the same command again with another file: features are kept, so it is quick",
+        ) from error
 
 
 def _words(text: str) -> list[str]:
@@ -327,6 +470,8 @@ def _words(text: str) -> list[str]:
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
+        if text and not _words(text):
+            raise ValueError
         return tuple(float(word) for word in _words(text))
     except ValueError as error:
         raise ConfigError(f"{name} needs numbers separated by commas, got {text!r}") from error

@@ -10,6 +10,14 @@ import typer
 
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id or a local folder.")],
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            "--revision",
+            metavar="NAME",
+            help="The branch, tag or commit of a hub id; the same as ID@NAME.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON.")
     ] = None,
@@ -18,22 +26,20 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what MODEL keeps per layer, and its parameters and MACs beside the dense model."""
-    import json
-
     from rich.console import Console
 
-    from sslim.errors import OutputError
+    from sslim.errors import OutputError, first_line
+    from sslim.files import write_json
     from sslim.report.inspect import inspect_model
 
-    inspection = inspect_model(model)
-    inspection.render(Console())
+    inspection = inspect_model(model, revision=revision)
     if json_file is not None:
-        text = json.dumps(inspection.to_dict(), indent=2) + "\n"
         try:
-            json_file.write_text(text, encoding="utf-8")
+            write_json(json_file, inspection.to_dict())
         except OSError as error:
             raise OutputError(
-                f"'{json_file}' cannot be written: {error.strerror}", "Name another file"
+                f"'{json_file}' cannot be written: {first_line(error)}", "name another file"
             ) from error
+    inspection.render(Console())
     if png_file is not None:
         inspection.save_png(png_file)

@@ -30,6 +30,8 @@ def report(
 ) -> None:
     """Write what was saved, what was lost and whether to roll out, as one HTML file."""
     from sslim.report.page import write_report
+    from sslim.report.quoting import one_line
 
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    typer.echo(str(write_report(runs, target, language=lang, evidence=evidence or ())))
+    written = write_report(runs, target, language=lang, evidence=evidence or ())
+    typer.echo(one_line(written, 4096))  # a file's name may hold anything, a terminal should not

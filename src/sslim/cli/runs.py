@@ -17,6 +17,7 @@ def runs(
 ) -> None:
     """List the runs in FOLDER: state, step, time left, and time spent waiting for audio."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from sslim.report.runs import find_runs
@@ -35,7 +36,8 @@ def runs(
         left = "" if run.seconds_left is None else _duration(run.seconds_left)
         waiting = "" if run.waiting_share is None else f"{run.waiting_share:.0%}"
         step = f"{run.update}/{run.updates}" if run.updates else ""
-        table.add_row(run.folder, run.state, run.stage, step, left, waiting, run.reason)
+        cells = (run.folder, run.state, run.stage, step, left, waiting, run.reason)
+        table.add_row(*map(escape, cells))  # names and reasons are no markup
     Console().print(table)
 
 

@@ -75,6 +75,22 @@ class SpeechSet:
     voices: int
 
 
+def file_names(takes: int = 2) -> list[str]:
+    """Every clip that `make_speech` writes, beside `manifest.csv`."""
+    return [
+        _file_name(voice, f"{lang}-{word}", take)
+        for voices in VOICES.values()
+        for voice in voices
+        for lang, words in WORDS.items()
+        for word in words
+        for take in range(takes)
+    ]
+
+
+def _file_name(voice: str, label: str, take: int) -> str:
+    return f"clips/{voice}/{label}-{take}.flac"
+
+
 def make_speech(
     folder: str | Path, *, takes: int = 2, seed: int = 0, snr: tuple[float, float] = (5.0, 25.0)
 ) -> SpeechSet:
@@ -102,7 +118,7 @@ def make_speech(
                         label = f"{lang}-{word}"
                         rows.append(
                             {
-                                "path": f"clips/{voice}/{label}-{take}.flac",
+                                "path": _file_name(voice, label, take),
                                 "label": label,
                                 "speaker": voice,
                                 "lang": lang,

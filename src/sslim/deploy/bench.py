@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sslim.deploy.parts import Part, whole
+from sslim.deploy.processor import BUSY, Load, load_now, machine
+from sslim.deploy.rates import rates
 from sslim.deploy.worker import KINDS
 from sslim.errors import ConfigError, SslimError
+from sslim.identity import COMPUTATION
 
 RUNTIMES = ("torch", "bfloat16", "transformers", "onnx", "onnx-int8")
 NOISY = 0.15
 """A row whose quartiles are further apart than this share of its median was measured on a busy machine."""
 START_SECONDS = 1.0
 """Audio that the first answer of a fresh process is for."""
+LAST_WORDS = 2**16
+"""Bytes of what a process wrote to its standard error that are looked at."""
+SECONDS, THREADS, REPEATS = (0.025, 3600.0), (1, 1024), (1, 10_000)
+"""What can be asked for; 0.025 s is one frame."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,14 @@ class Contestant:
     file_bytes: int
     worst_cosine: float | None = None
     """Of the exported file's layers against the model."""
+    passed: bool | None = None
+    """Whether the exported file passed its comparison; None: nothing is known, or it is no exported file."""
+    fingerprint: str = ""
+    """Of what is run: a torch model, or an exported file."""
+    model_fingerprint: str = ""
+    """Of the torch model behind it."""
+    operations: Callable[[float], float] | None = None
+    """Of a model in torch: seconds of audio -> additions and multiplications, as its plan counts them."""
     command: tuple[str, ...] = ()
     """Instead of our worker: a program that speaks its lines."""
 
@@ -71,6 +88,12 @@ class Row:
     """Seconds from starting a process to its answer for 1 s of audio."""
     front_end_share: float | None
     worst_cosine: float | None
+    passed: bool | None = None
+    fingerprint: str = ""
+    model_fingerprint: str = ""
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of an exported file: what each part took and computed, and its share of the core's rate (`parts.py`);
+    `whole` is all together, known of models in torch as well."""
 
     @property
     def noisy(self) -> bool:
@@ -87,11 +110,19 @@ class Benchmark:
 
     rows: tuple[Row, ...]
     machine: dict[str, Any] = field(default_factory=dict)
+    """Processor, `rates` of one core (`rates_at`: of other numbers of threads), `load_before`, `load_during`,
+    `load_after`: cores that others kept busy."""
 
     @property
     def noisy(self) -> bool:
         """Whether any row was disturbed."""
         return any(row.noisy for row in self.rows)
+
+    @property
+    def busy(self) -> bool:
+        """Whether others used the machine."""
+        loads = [self.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]
+        return any(load > BUSY for load in loads)
 
     def to_dict(self, price_per_hour: float | None = None) -> dict[str, Any]:
         """For JSON."""
@@ -101,7 +132,12 @@ class Benchmark:
             if price_per_hour is not None:
                 facts["cost_per_1000_hours"] = row.cost(price_per_hour)
             rows.append(facts)
-        return {"machine": self.machine, "price_per_hour": price_per_hour, "results": rows}
+        return {
+            "computation": COMPUTATION,
+            "machine": self.machine,
+            "price_per_hour": price_per_hour,
+            "results": rows,
+        }
 
 
 class Worker:
@@ -113,17 +149,26 @@ class Worker:
 
     def __init__(self, contestant: Contestant, threads: int) -> None:
         self.contestant = contestant
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        # The same package as here, wherever it was imported from.
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+        # A file takes whatever a process says; a pipe that nobody reads would stop it.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         start = time.perf_counter()
         self.process = subprocess.Popen(
             contestant.arguments(threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             env=environment,
         )
-        self.run(START_SECONDS)
+        try:
+            self.run(START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
         self.first_answer = time.perf_counter() - start
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -136,31 +181,41 @@ class Worker:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
             raise SslimError(
                 f"{self.contestant.model} cannot be measured in {self.contestant.runtime}: "
                 f"{self._last_words()}",
                 "leave that runtime out with --runtime, or mend what it says",
-            )
-        answer: dict[str, Any] = json.loads(line)
+            ) from None
         return answer
 
     def run(self, seconds: float) -> dict[str, Any]:
         """Runs on so much audio: the time it took and the peak memory so far."""
         return self.ask({"seconds": seconds})
 
-    def front_end_share(self, seconds: float) -> float | None:
-        """Part of the time that the convolutional front-end takes."""
-        share: float | None = self.ask({"front_end": seconds})["share"]
-        return share
+    def parts(self, seconds: float) -> dict[str, Any]:
+        """What the parts of the model take: `front_end` (a share) and `parts`; None where it is not known."""
+        return self.ask({"parts": seconds})
 
     def _last_words(self) -> str:
-        _, errors = self.process.communicate()
+        self.process.kill()
+        self.process.communicate()
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - LAST_WORDS))
+        errors = self._errors.read().decode("utf-8", "replace")
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
         # A traceback's last line starts with the kind of error, which says nothing to a user.
         return (
             lines[-1].split("Error: ", 1)[-1][:300] if lines else f"code {self.process.returncode}"
         )
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+        self._errors.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -171,8 +226,7 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self.close()
 
 
 def contestants(
@@ -193,37 +247,101 @@ def contestants(
         ConfigError: a runtime is unknown.
         TeacherError: a model cannot be loaded.
     """
-    from sslim.backbone.loading import load_config
+    from sslim.backbone.exported import ExportedModel
+    from sslim.backbone.loading import load_config, load_model
     from sslim.deploy.export import export
     from sslim.errors import TeacherError
+    from sslim.identity import content_of
 
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise ConfigError(
                 f"the runtime {runtime!r} is unknown", f"use some of {', '.join(RUNTIMES)}"
             )
+    runtimes = list(dict.fromkeys(runtimes))
+    models = list(dict.fromkeys(models))
+    short = [Path(model).name or model for model in models]
     found: list[Contestant] = []
     for number, model in enumerate(models):
-        name = Path(model).name or model
+        # Two models of one name are told apart by what the user called them.
+        name = short[number] if Counter(short)[short[number]] == 1 else model
         if model.endswith(".onnx"):
             if not Path(model).is_file():
                 raise TeacherError(f"the file {model} does not exist", "make it with sslim export")
-            found.append(Contestant(name, "onnx", model, Path(model).stat().st_size))
+            file = ExportedModel(model)
+            cosine, passed = _checked(file)
+            found.append(
+                Contestant(
+                    name,
+                    "onnx",
+                    model,
+                    Path(model).stat().st_size,
+                    worst_cosine=cosine,
+                    passed=passed,
+                    fingerprint=content_of(model),
+                    model_fingerprint=str(file.facts.get("fingerprint", "")),
+                )
+            )
             continue
-        config = load_config(model)
+        loaded = load_model(model)
+        identity = loaded.fingerprint
+        # As it lies on the disk: what was loaded is a class of ours, whatever it was.
+        pruned = load_config(model).model_type.startswith("sslim-")
+        operations = _operations(loaded)
+        del loaded
         weights = Path(model) / "model.safetensors"
         weight_bytes = weights.stat().st_size if weights.is_file() else 0
         for runtime in runtimes:
-            if runtime == "transformers" and config.model_type.startswith("sslim-"):
+            if runtime == "transformers" and pruned:
                 continue  # no class of theirs takes a pruned model
             if runtime in ("torch", "bfloat16", "transformers"):
-                found.append(Contestant(name, runtime, model, weight_bytes))
+                found.append(
+                    Contestant(
+                        name,
+                        runtime,
+                        model,
+                        weight_bytes,
+                        fingerprint=identity,
+                        model_fingerprint=identity,
+                        operations=operations,
+                    )
+                )
                 continue
             say(f"exporting {name} as {runtime}")
-            made = export(model, folder / f"{number}-{runtime}.onnx", format=runtime, force=True)
+            path = folder / f"{number}-{runtime}.onnx"
+            made = export(model, path, format=runtime, force=True, card=False)
             assert made.check is not None
-            found.append(Contestant(name, runtime, str(made.path), made.bytes, made.check.cosine))
+            if not made.passed:
+                say(f"{name} as {runtime}: {made.notes[-1]}")
+            found.append(
+                Contestant(
+                    name,
+                    runtime,
+                    str(made.path),
+                    made.bytes,
+                    worst_cosine=made.check.cosine,
+                    passed=made.passed,
+                    fingerprint=made.fingerprint,
+                    model_fingerprint=made.model_fingerprint,
+                )
+            )
     return found
+
+
+def _operations(loaded: Any) -> Callable[[float], float]:
+    from sslim.backbone.units import plan_of, shape_of
+
+    shape, plan = shape_of(loaded.model), plan_of(loaded.model)
+    return lambda seconds: 2.0 * plan.macs(shape, seconds)
+
+
+def _checked(file: Any) -> tuple[float | None, bool | None]:
+    """Worst cosine of an exported file and whether it passed, as it says itself; None: it does not say."""
+    try:
+        facts = json.loads(file.metadata["check"])
+        return float(facts["worst_cosine"]), bool(facts["passed"])
+    except (KeyError, TypeError, ValueError):
+        return None, None
 
 
 def measure(
@@ -236,36 +354,67 @@ def measure(
 ) -> Benchmark:
     """Runs all contestants in turn, `repeats` times each, at every number of threads and length.
 
+    The core's own rate of large products takes its turns with them.
+
     Raises:
+        ConfigError: a number is out of bounds.
         SslimError: a contestant's process ended.
     """
+    for values, (low, high), what in (
+        (seconds, SECONDS, "seconds of audio"),
+        (threads, THREADS, "threads"),
+        ((repeats,), REPEATS, "repeats"),
+    ):
+        for value in values:
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"{value:g} {what} cannot be measured", f"give {low:g} to {high:g}"
+                )
+    about: dict[str, Any] = machine() | {"load_before": load_now()}
     rows: list[Row] = []
-    for count in threads:
+    rates_at: dict[str, Any] = {}
+    others: list[float] = []
+    for count in dict.fromkeys(threads):
         workers: list[Worker] = []
         try:
             for entry in entries:
                 workers.append(Worker(entry, count))
+            core = Worker(Contestant("large products", "rates", "", 0), count)
+            workers.append(core)
+            load = Load([worker.process.pid for worker in workers])
+            rounds: list[dict[str, Any]] = []
             found: list[tuple[float, list[list[float]], list[int]]] = []
-            for length in sorted(seconds):
+            for length in sorted(set(seconds)):
                 say(f"{count} thread(s), {length:g} s of audio")
-                for worker in workers:
+                for worker in workers[:-1]:
                     worker.run(length)  # the first run of a length plans its memory
-                times: list[list[float]] = [[] for _ in workers]
-                peaks = [0] * len(workers)
+                times: list[list[float]] = [[] for _ in entries]
+                peaks = [0] * len(entries)
                 for _ in range(repeats):
-                    for number, worker in enumerate(workers):
+                    for number, worker in enumerate(workers[:-1]):
                         answer = worker.run(length)
                         times[number].append(answer["time"])
                         peaks[number] = answer["peak_bytes"]
+                    rounds.append(core.run(length)["rates"])
                 found.append((length, times, peaks))
+            others.append(load.others())
+            rates_at[str(count)] = rates(rounds)
             # Shares come last: profiling opens an exported file once more, and that memory is nobody's need.
             for length, times, peaks in found:
-                for worker, own, peak in zip(workers, times, peaks, strict=True):
-                    rows.append(_row(worker, count, length, own, peak, times[0]))
+                for worker, own, peak in zip(workers[:-1], times, peaks, strict=True):
+                    rows.append(
+                        _row(worker, count, length, own, peak, times[0], rates_at[str(count)])
+                    )
         finally:
             for worker in workers:
-                worker.__exit__(None, None, None)
-    return Benchmark(tuple(rows), machine())
+                worker.close()
+    about |= {
+        "load_during": max(others, default=0.0),
+        "load_after": load_now(),
+        "rates": next(iter(rates_at.values()), {}),
+        "rates_at": rates_at,
+    }
+    return Benchmark(tuple(rows), about)
 
 
 def _row(
@@ -275,8 +424,15 @@ def _row(
     times: list[float],
     peak: int,
     first: list[float],
+    core: dict[str, Any],
 ) -> Row:
     entry = worker.contestant
+    shares = worker.parts(seconds)
+    parts = {name: Part(**part) for name, part in (shares["parts"] or {}).items()}
+    total, reached = whole(parts), core
+    if not parts and entry.operations is not None:
+        total = Part(float_operations=entry.operations(seconds))
+        reached = core | {"float32": core["bfloat16"]} if entry.runtime == "bfloat16" else core
     quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
     median = statistics.median(times)
     # Of pairs taken in turn, so that a slow minute slows both of a pair.
@@ -293,29 +449,14 @@ def _row(
         peak_bytes=peak,
         file_bytes=entry.file_bytes,
         first_answer=worker.first_answer,
-        front_end_share=worker.front_end_share(seconds),
+        front_end_share=shares["front_end"],
         worst_cosine=entry.worst_cosine,
+        passed=entry.passed,
+        fingerprint=entry.fingerprint,
+        model_fingerprint=entry.model_fingerprint,
+        parts={
+            **{name: part.to_dict(core) for name, part in parts.items()},
+            # Profiling takes time of its own; all together take what was measured without.
+            "whole": replace(total, seconds=median).to_dict(reached),
+        },
     )
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count()}
-    for name in ("torch", "transformers", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

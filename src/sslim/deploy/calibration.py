@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from sslim.backbone.loading import LoadedModel
 from sslim.distill.task import normalise
+from sslim.errors import ExportError
 
 
 @torch.no_grad()
@@ -24,6 +26,9 @@ def input_ranges(
 
     Returns:
         name of the module in the model -> its range.
+
+    Raises:
+        ExportError: a product reads values that are not finite.
     """
     model: Any = loaded.model
     found: dict[str, tuple[float, float]] = {}
@@ -32,6 +37,12 @@ def input_ranges(
     def observe(name: str) -> Any:
         def hook(module: Any, inputs: tuple[Any, ...]) -> None:
             low, high = (float(value) for value in torch.aminmax(inputs[0]))
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ExportError(
+                    f"{loaded.source} computes NaN or infinity: {name} reads {low:g} to {high:g} on the "
+                    "audio it is calibrated with",
+                    "check the model's weights; such a model cannot be exported",
+                )
             if name in found:
                 low, high = min(low, found[name][0]), max(high, found[name][1])
             found[name] = (low, high)

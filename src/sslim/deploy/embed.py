@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import queue
+import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +18,26 @@ import numpy as np
 from sslim.audio.blocks import read_blocks
 from sslim.audio.sources import find_files
 from sslim.deploy.extractor import Extractor, open_extractor
+from sslim.deploy.outputs import cannot_write, kind_of
+from sslim.deploy.signals import refuse_pipes
 from sslim.deploy.stores import Partial, check_format
 from sslim.deploy.streaming import Chunking, chunking_error, features
-from sslim.errors import AudioError, ConfigError, OutputError
-from sslim.files import write_json
+from sslim.errors import AudioError, ConfigError, OutputError, first_line
+from sslim.files import FolderLock, read_json, write_json
+from sslim.identity import COMPUTATION, content_of, digest
 from sslim.plan import SAMPLING_RATE
 
 COMPARED_SECONDS = 60.0
 """Of the first long recording, on which chunked and whole features are compared."""
 SUMMARY = "embed.json"
+LOCK = ".embed.lock"
+WORK = ".embed.partial"
+"""Folder of the recording that is being computed; it goes when all are done."""
+WRITTEN_EVERY = 5.0
+"""Seconds between two writings of the summary: a recording that it does not name is computed again."""
+LARGEST_BATCH = 1024
+NO_MEMORY = re.compile("bad_alloc|allocate memory|out of memory|Failed to allocate", re.IGNORECASE)
+"""How torch and onnxruntime say it; their errors have no kind of their own."""
 DEFAULT = Chunking()
 
 
@@ -33,6 +47,7 @@ class Embedded:
 
     out: Path
     files: list[dict[str, Any]] = field(default_factory=list)
+    """Of this run; `embed.json` has those of earlier ones, too."""
     failed: list[str] = field(default_factory=list)
     """A sentence per recording that could not be used."""
     error: dict[str, Any] | None = None
@@ -63,99 +78,199 @@ def embed(
         layer: `last`, a number, or `all`.
         chunking: how recordings are cut.
         batch: chunks that are computed at once.
-        resume: go on with what is in `out`.
+        resume: go on with what is in `out`; a recording whose contents changed is computed again.
         say: told what is going on.
         progress: called with a recording and the seconds of it that are done.
 
     Raises:
         ConfigError: a setting is wrong, or differs from those of the run to go on with.
         AudioError: there is no audio.
-        OutputError: `out` holds something already (and `resume` is not given).
+        OutputError: `out` holds something already (and `resume` is not given), belongs to other recordings,
+            or cannot be written.
     """
     check_format(format)
-    if batch < 1:
-        raise ConfigError(f"the batch is {batch}", "give at least 1")
+    if not 1 <= batch <= LARGEST_BATCH:
+        raise ConfigError(f"the batch is {batch}", f"give a number from 1 to {LARGEST_BATCH}")
     out = Path(out)
+    refuse_pipes(audio)
     recordings = find_files(audio)
     extractor = open_extractor(model, layer)
     frames = chunking.frames(extractor.hop)
     settings = {
+        "computation": COMPUTATION,
         "fingerprint": extractor.fingerprint,
+        "model_fingerprint": extractor.model_fingerprint,
         "layer": layer,
         "format": format,
         "chunk_left_right_frames": list(frames),
     }
-    _prepare(out, settings, resume)
-    done = Embedded(out)
-    earlier = _known(out)
-    for recording, name in recordings:
-        target = out / f"{name}.{format}"
-        if target.exists():
-            say(f"{target.name} is there already")
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if done.error is None:
-                done.error = _compare(extractor, recording, chunking, frames)
-                if done.error is not None:
-                    say(
-                        f"cut against whole on {done.error['seconds']:.0f} s of {recording.name}: cosine "
-                        f"{done.error['cosine']:.5f} (worst frame {done.error['worst_cosine']:.4f}), "
-                        f"relative error {done.error['relative_error']:.3f}"
+    _refuse_others(out, resume)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FolderLock(out / LOCK, "embedding into"):
+            summary = _Summary(out, settings, resume)
+            done = Embedded(out, error=summary.error)
+            try:
+                for recording, name in recordings:
+                    _embed_one(
+                        extractor, recording, name, summary, done, chunking, batch, say, progress
                     )
-            done.files.append(
-                _one(extractor, recording, target, chunking, batch, frames[0], progress)
-            )
-            # After each recording: an interrupted run must not forget those that are finished.
-            facts = {"files": earlier + done.files, "chunking_error": done.error}
-            write_json(out / SUMMARY, settings | facts)
-        except AudioError as error:
-            done.failed.append(str(error))
-            say(f"skipped: {error}")
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {target}: {error.strerror or error}",
-                "free space, then run the same command with --resume",
-            ) from error
+            finally:
+                summary.write()
+            _remove_work(out)
+    except OSError as error:
+        raise cannot_write(
+            Path(error.filename) if isinstance(error.filename, str) else out,
+            error,
+            "mend that (free space, another folder), then go on with --resume",
+        ) from error
     return done
 
 
-def _prepare(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file", "name a folder")
-    if out.exists() and any(out.iterdir()):
-        if not resume:
-            raise OutputError(f"{out} is not empty", "use --resume to go on, or another folder")
-        try:
-            earlier = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{out} holds something, but not a run of sslim embed", "name another folder"
-            ) from error
-        for key, value in settings.items():
+class _Summary:
+    """`embed.json`: the settings, and what is known of each finished recording.
+
+    Raises:
+        ConfigError: `out` belongs to other settings.
+        OutputError: it cannot be written, or what is there is no summary.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], resume: bool) -> None:
+        self.out, self.settings = out, settings
+        self.error: dict[str, Any] | None = None
+        self.files: dict[str, dict[str, Any]] = {}
+        self._written = time.monotonic()
+        if resume and (out / SUMMARY).exists():
+            self._read()
+        self.write()
+
+    def _read(self) -> None:
+        path = self.out / SUMMARY
+        earlier = read_json(path, "the summary of a run of sslim embed")
+        files, error = earlier.get("files"), earlier.get("chunking_error")
+        if not isinstance(files, list) or not isinstance(error, dict | None):
+            raise OutputError(f"{path} is no summary of sslim embed", "name another folder")
+        for key, value in self.settings.items():
             if earlier.get(key) != value:
                 raise ConfigError(
-                    f"{key} is {value}, the run in {out} has {earlier.get(key)}",
-                    "give the same settings, or another folder",
+                    f"{key} is {str(value)[:20]}, the run in {self.out} has {str(earlier.get(key))[:20]}",
+                    "give the same model and settings, or another folder",
                 )
-        return
+        for record in files:
+            if not isinstance(record, dict) or not all(
+                isinstance(record.get(key), str) for key in ("file", "audio", "content")
+            ):
+                raise OutputError(f"{path} is no summary of sslim embed", "name another folder")
+            self.files[record["file"]] = record
+        self.error = error
+
+    def add(self, record: dict[str, Any], error: dict[str, Any] | None) -> None:
+        """One more finished recording."""
+        self.files[record["file"]], self.error = record, error
+        if time.monotonic() - self._written > WRITTEN_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Writes it whole."""
+        facts = {"files": list(self.files.values()), "chunking_error": self.error}
+        write_json(self.out / SUMMARY, self.settings | facts)
+        self._written = time.monotonic()
+
+
+def _refuse_others(out: Path, resume: bool) -> None:
+    """Refuses a folder that is not ours, or that is not to be gone on with."""
+    kind = kind_of(out)
+    if kind in ("file", "other"):
+        raise OutputError(f"{out} is a file", "name a folder")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SUMMARY, settings | {"files": []})
+        inside = {path.name for path in out.iterdir()} if kind else set()
     except OSError as error:
         raise OutputError(
-            f"cannot write {out}: {error.strerror or error}", "choose another folder"
+            f"cannot read {out}: {first_line(error)}", "name another folder"
         ) from error
+    if inside <= {LOCK}:
+        return
+    if not resume:
+        raise OutputError(f"{out} is not empty", "use --resume to go on, or another folder")
+    if SUMMARY not in inside:
+        raise OutputError(
+            f"{out} holds something, but not a run of sslim embed", "name another folder"
+        )
 
 
-def _known(out: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((out / SUMMARY).read_text(encoding="utf-8"))["files"]
-    return found
+def _embed_one(
+    extractor: Extractor,
+    recording: Path,
+    name: str,
+    summary: _Summary,
+    done: Embedded,
+    chunking: Chunking,
+    batch: int,
+    say: Callable[[str], None],
+    progress: Callable[[Path, float], None],
+) -> None:
+    """One recording, unless it is there already; what is wrong with its audio costs it alone."""
+    target = summary.out / f"{name}.{summary.settings['format']}"
+    file, audio = target.relative_to(summary.out).as_posix(), os.path.abspath(recording)
+    known = summary.files.get(file)
+    try:
+        content = _content(recording)
+        if known is not None and target.is_file():
+            if known["content"] == content:
+                say(f"{file} is there already")
+                return
+            if known["audio"] != audio:
+                raise OutputError(
+                    f"{target} holds features of {known['audio']}, not of {audio}",
+                    "give the same audio, or another folder",
+                )
+            say(f"{recording.name} is another recording than before: computed again")
+        if done.error is None:
+            done.error = _compare(extractor, recording, chunking)
+            if done.error is not None:
+                say(
+                    f"cut against whole on {done.error['seconds']:.0f} s of {recording.name}: cosine "
+                    f"{done.error['cosine']:.5f} (worst frame {done.error['worst_cosine']:.4f}), "
+                    f"relative error {done.error['relative_error']:.3f}"
+                )
+        identity = digest(summary.settings, content, file)
+        frames, seconds = _one(
+            extractor, recording, target, identity, summary.out, chunking, batch, progress
+        )
+        if _content(recording) != content:
+            target.unlink()
+            raise AudioError(f"{recording} was changed while it was read", "run again")
+    except AudioError as error:
+        done.failed.append(str(error))
+        say(f"skipped: {error}")
+        return
+    record = {
+        "audio": audio,
+        "content": content,
+        "file": file,
+        "frames": frames,
+        "seconds": seconds,
+    }
+    done.files.append(record)
+    summary.add(record, done.error)
 
 
-def _compare(
-    extractor: Extractor, recording: Path, chunking: Chunking, frames: tuple[int, int, int]
-) -> dict[str, Any] | None:
+def _content(recording: Path) -> str:
+    """Identity of a recording: its contents (of very long files, pieces all over them)."""
+    if not recording.is_file():  # a pipe would wait for ever
+        raise AudioError(f"{recording} is no regular file", "repair or drop it")
+    try:
+        return content_of(recording, whole=False)
+    except OSError as error:
+        raise AudioError(f"{recording} cannot be read: {first_line(error)}", "repair it") from error
+
+
+def _remove_work(out: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder that holds something else is left alone
+        (out / WORK).rmdir()
+
+
+def _compare(extractor: Extractor, recording: Path, chunking: Chunking) -> dict[str, Any] | None:
     held: list[np.ndarray] = []
     seconds = 0.0
     for block in read_blocks(recording):
@@ -165,21 +280,34 @@ def _compare(
             break
     waveform = np.concatenate(held) if held else np.zeros(0, np.float32)
     waveform = waveform[: round(COMPARED_SECONDS * SAMPLING_RATE)]
-    if len(waveform) < (frames[0] + frames[2]) * extractor.hop + extractor.receptive_field:
+    chunk, _, right = chunking.frames(extractor.hop)
+    if len(waveform) < (chunk + right) * extractor.hop + extractor.receptive_field:
         return None
-    return chunking_error(extractor, waveform, chunking)
+    try:
+        error = chunking_error(extractor, waveform, chunking)
+    except AudioError as problem:
+        raise AudioError(f"{recording}: {problem.problem}", problem.hint) from problem
+    return error | {"audio": os.path.abspath(recording)}
 
 
 def _one(
     extractor: Extractor,
     recording: Path,
     target: Path,
+    identity: str,
+    out: Path,
     chunking: Chunking,
     batch: int,
-    chunk: int,
     progress: Callable[[Path, float], None],
-) -> dict[str, Any]:
-    path = target.with_name(f".{target.name}.partial")
+) -> tuple[int, float]:
+    """Computes a recording, going on from what an interruption left of the same one; frames and seconds."""
+    work = out / WORK
+    work.mkdir(exist_ok=True)
+    path = work / f"{identity[:32]}.frames"
+    for other in work.glob("*.frames"):
+        if other != path:  # of a recording that was replaced since
+            other.unlink()
+    target.parent.mkdir(parents=True, exist_ok=True)
     heard = [0]
 
     def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -189,24 +317,41 @@ def _one(
             yield block
 
     shape = extractor.extract([np.zeros(extractor.receptive_field, np.float32)])[0].shape[1:]
+    chunk = chunking.frames(extractor.hop)[0]
     partial = Partial(path, shape, chunk)
     blocks = counted(_ahead(read_blocks(recording)))
-    for piece in features(extractor, blocks, chunking, batch=batch, first=partial.frames):
-        partial.append(piece)
-    if not partial.frames:
-        raise AudioError(
-            f"{recording} has {heard[0]} samples, which is too short for one frame",
-            f"give at least {extractor.receptive_field} samples",
-        )
-    frames = partial.frames
+    try:
+        for piece in features(extractor, blocks, chunking, batch=batch, first=partial.frames):
+            if not np.isfinite(piece).all():
+                at = partial.frames * extractor.hop / SAMPLING_RATE
+                raise AudioError(
+                    f"the features of {recording} are not finite (NaN or infinity) after {at:.1f} s",
+                    "check the model's weights and the recording",
+                )
+            partial.append(piece)
+        if not partial.frames:
+            raise AudioError(
+                f"{recording} has {heard[0]} samples, which is too short for one frame",
+                f"give at least {extractor.receptive_field} samples",
+            )
+    except AudioError:
+        path.unlink(missing_ok=True)
+        raise
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        raise ConfigError(
+            f"not enough memory for {batch} chunk(s) of {chunking.chunk:g} s at once",
+            "give a smaller --batch or a shorter --chunk",
+        ) from error
     about = {
         "sampling_rate": str(SAMPLING_RATE),
         "hop": str(extractor.hop),
         "model": extractor.fingerprint,
+        "model_fingerprint": extractor.model_fingerprint,
     }
     partial.finish(target, about)
-    seconds = heard[0] / SAMPLING_RATE
-    return {"audio": str(recording), "file": target.name, "frames": frames, "seconds": seconds}
+    return partial.frames, heard[0] / SAMPLING_RATE
 
 
 def _ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
 
 from sslim import __version__
 from sslim.backbone.exported import ExportedModel
@@ -18,9 +22,19 @@ from sslim.deploy.calibration import input_ranges
 from sslim.deploy.foreign import save_dphubert
 from sslim.deploy.graph import FLOAT, INT64
 from sslim.deploy.network import Network
+from sslim.deploy.outputs import cannot_write, kind_of, prepare_file
 from sslim.deploy.signals import Signals, find_signals
 from sslim.deploy.verify import Check, check_export
-from sslim.errors import ConfigError, ExportError, OutputError
+from sslim.errors import (
+    ConfigError,
+    ExportError,
+    OutputError,
+    SslimError,
+    TeacherError,
+    first_line,
+)
+from sslim.files import fsync_file, read_json, write_text, written_whole
+from sslim.identity import COMPUTATION, content_of
 from sslim.plan import MACS_SECONDS, SAMPLING_RATE
 from sslim.report.card import with_export
 
@@ -44,6 +58,10 @@ class Export:
     """None for a DPHuBERT file, which holds the same float32 weights and was read back."""
     audio: str
     passed: bool
+    fingerprint: str
+    """Identity of the file: its contents."""
+    model_fingerprint: str
+    """Identity of the torch model that it was made from."""
     notes: tuple[str, ...] = ()
     probe: Mapping[str, Any] | None = None
     """Scores of model and file on a labelled task, where labels were given."""
@@ -51,7 +69,10 @@ class Export:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
+            "computation": COMPUTATION,
             "file": self.path.name,
+            "fingerprint": self.fingerprint,
+            "model_fingerprint": self.model_fingerprint,
             "format": self.format,
             "bytes": self.bytes,
             "audio": self.audio,
@@ -77,6 +98,7 @@ def export(
     seven_bit: bool = False,
     min_cosine: float = MIN_COSINE,
     force: bool = False,
+    card: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Export:
     """Writes `model` as one deployable file, runs that file and compares it before it gets its name.
@@ -93,64 +115,126 @@ def export(
         all_layers: give out every hidden state as well.
         seven_bit: int8 weights of 7 bits, for processors without VNNI.
         min_cosine: what every layer of an int8 file must reach.
-        force: replace `out`, and keep a file that failed the comparison.
+        force: replace an earlier export at `out`, and keep a file that failed the comparison (it then says
+            so, as its description and the card do).
+        card: note the file in the card of the model's folder.
         say: told what is going on.
 
     Raises:
         TeacherError: the model cannot be loaded.
-        ExportError: it cannot be exported, or differs from the model (and `force` is not given).
-        OutputError: `out` exists (and `force` is not given) or cannot be written.
+        ExportError: it cannot be exported, gives values that are not finite, or differs from the model (and
+            `force` is not given).
+        OutputError: `out` exists (and `force` is not given, or it is no export) or cannot be written.
     """
     out = Path(out)
     if format not in FORMATS:
         raise ConfigError(f"the format {format!r} is unknown", f"use one of {', '.join(FORMATS)}")
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder", f"name a file in it: {out / ending(format)}")
-    if out.exists() and not force:
-        raise OutputError(f"{out} exists", "use --force to replace it, or another name")
+    if not -1 <= min_cosine <= 1:
+        raise ConfigError(f"min_cosine is {min_cosine:g}", "give a number from -1 to 1")
+    _check_place(out, format, force)
     loaded = load_model(model)
     if format == "dphubert":
-        save_dphubert(loaded, out)
-        notes = ("the backbone alone: the format has no heads",) if loaded.head else ()
-        return _finish(loaded, Export(out, format, out.stat().st_size, None, "", True, notes))
-    signals = find_signals(loaded.folder, audio, where or {})
-    remarks: list[str] = []
+        with _writing(out) as aside:
+            save_dphubert(loaded, aside)
+            notes = ("the backbone alone: the format has no heads",) if loaded.head else ()
+            made = _described(loaded, out, aside, format, None, "", True, notes)
+        return _on_the_card(loaded, made) if card else made
+    signals = find_signals(loaded.folder, audio, where or {}, calibrates=format == "onnx-int8")
+    remarks = list(signals.remarks)
     if format == "onnx-int8" and signals.made_here:
         remarks.append("ranges come from signals made here; give speech like yours with --audio")
     say(f"comparing on {signals.described}")
     arithmetic = _arithmetic(loaded, format, signals, seven_bit)
-    aside = out.with_name(f".{out.name}.partial.onnx")
     twin = out.with_name(f".{out.name}.layers.onnx")
     probe = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write(loaded, arithmetic(), aside, all_layers)
-        if not all_layers or loaded.head:
-            _write(loaded, arithmetic(), twin, True, features=True)
-        file = ExportedModel(aside, threads=0)
-        layers = ExportedModel(twin) if twin.exists() else file
-        check = check_export(loaded, file, layers, signals.check)
-        passed, problem = _judge(check, format, min_cosine)
-        if labels is not None:
-            probe = _probe(model, twin if twin.exists() else aside, task, labels, where or {}, say)
-        if not passed and not force:
-            raise ExportError(
-                f"{out.name} was not written: {problem}",
-                "give speech like yours with --audio, export as onnx (float32), or keep it with --force",
+        with _writing(out) as aside:
+            _write(loaded, arithmetic(), aside, all_layers)
+            if not all_layers or loaded.head or labels is not None:
+                _write(loaded, arithmetic(), twin, True, features=True)
+            file = ExportedModel(aside, threads=0)
+            layers = ExportedModel(twin) if twin.exists() else file
+            check = check_export(loaded, file, layers, signals.check, signals.long)
+            passed, problem = _judge(check, format, min_cosine)
+            if labels is not None:
+                probe = _probe(model, twin, task, labels, where or {}, say)
+            if not passed and not force:
+                raise ExportError(
+                    f"{out.name} was not written: {problem}",
+                    "give speech like yours with --audio, export as onnx (float32), or keep it with --force",
+                )
+            if not passed:
+                remarks.append(f"FAILED its comparison and was kept: {problem}")
+            _append(aside, check, passed)
+            made = _described(
+                loaded, out, aside, format, check, signals.described, passed, tuple(remarks), probe
             )
-        if not passed:
-            remarks.append(f"kept although {problem}")
-        aside.replace(out)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {out}: {error.strerror or error}", "free space or choose another folder"
-        ) from error
     finally:
-        aside.unlink(missing_ok=True)
-        twin.unlink(missing_ok=True)
-    size = out.stat().st_size
-    made = Export(out, format, size, check, signals.described, passed, tuple(remarks), probe)
-    return _finish(loaded, made)
+        with contextlib.suppress(OSError):
+            twin.unlink(missing_ok=True)
+    return _on_the_card(loaded, made) if card else made
+
+
+def _check_place(out: Path, format: str, force: bool) -> None:
+    """Refuses a place that cannot be written, or that holds what is not ours, before anything is computed."""
+    kind = kind_of(out)
+    if kind == "folder":
+        raise OutputError(f"{out} is a folder", f"name a file in it: {out / ending(format)}")
+    description = _description_of(out)
+    earlier = _earlier(description)
+    if kind_of(description) and earlier is None:
+        raise OutputError(
+            f"{description}, where the file's description goes, is no description of an export",
+            "choose another name for the file",
+        )
+    if kind or out.is_symlink():
+        if not force:
+            raise OutputError(f"{out} exists", "use --force to replace it, or another name")
+        if kind != "file" or not _is_export(out, earlier):
+            raise OutputError(
+                f"{out} is no file that sslim export wrote, or was changed since",
+                "choose another name, or remove it yourself",
+            )
+    for path in (out, description):
+        prepare_file(path)
+
+
+def _description_of(out: Path) -> Path:
+    return out.with_name(out.name + ".json")
+
+
+def _earlier(description: Path) -> dict[str, Any] | None:
+    """What an earlier export said of itself."""
+    try:
+        facts = read_json(description, "the description of an export")
+    except OutputError:
+        return None
+    return (
+        facts if facts.get("format") in FORMATS and "file" in facts and "bytes" in facts else None
+    )
+
+
+def _is_export(out: Path, earlier: Mapping[str, Any] | None) -> bool:
+    """Whether a file is the one that its description describes, or says of itself that it is an export."""
+    if earlier is not None and earlier["file"] == out.name:
+        if "model_fingerprint" in earlier:
+            return bool(earlier.get("fingerprint") == content_of(out))
+        return bool(earlier["bytes"] == out.stat().st_size)  # of a version that knew no more
+    try:
+        ExportedModel(out)
+    except SslimError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[Path]:
+    """The place aside of the file; what the disk says becomes a sentence."""
+    try:
+        with written_whole(out) as aside:
+            yield aside
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 def _probe(
@@ -227,10 +311,21 @@ def _write(
         outputs,
         metadata(loaded),
     )
-    with path.open("wb") as stream:
+    path.write_bytes(proto.SerializeToString())
+
+
+def _append(path: Path, check: Check, passed: bool) -> None:
+    """Adds to a file's metadata how it compared: protocol buffers are merged by writing one after another."""
+    facts = {
+        "passed": passed,
+        "worst_cosine": check.cosine,
+        "worst_difference": check.difference,
+        "batching": check.batching,
+    }
+    proto = onnx.ModelProto()
+    helper.set_model_props(proto, {"check": json.dumps(facts)})
+    with path.open("ab") as stream:
         stream.write(proto.SerializeToString())
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def metadata(loaded: LoadedModel) -> dict[str, str]:
@@ -266,8 +361,14 @@ def metadata(loaded: LoadedModel) -> dict[str, str]:
 def _labels(loaded: LoadedModel) -> list[str]:
     """Names of the classes, in order; of a CTC head, the symbols of its vocabulary."""
     if loaded.head == "ctc" and loaded.folder and (loaded.folder / "vocab.json").is_file():
-        vocabulary = json.loads((loaded.folder / "vocab.json").read_text(encoding="utf-8"))
-        return [symbol for symbol, _ in sorted(vocabulary.items(), key=lambda item: item[1])]
+        vocabulary = read_json(loaded.folder / "vocab.json", "a vocabulary", TeacherError)
+        places = vocabulary.values()
+        if not all(type(place) is int for place in places):
+            raise TeacherError(
+                f"{loaded.folder / 'vocab.json'} is no vocabulary: symbols need whole numbers",
+                "restore or remove it",
+            )
+        return sorted(vocabulary, key=lambda symbol: int(vocabulary[symbol]))
     if loaded.head in ("sequence-classification", "frame-classification", "x-vector"):
         names: Any = loaded.model.config.id2label
         return [str(names[index]) for index in sorted(names)]
@@ -275,14 +376,15 @@ def _labels(loaded: LoadedModel) -> list[str]:
 
 
 def _judge(check: Check, format: str, min_cosine: float) -> tuple[bool, str]:
+    """Whether a file may be used, and what is wrong. No comparison here is passed by NaN."""
     if format == "onnx":
-        worst = max(check.difference, check.batching)
+        worst = float(np.max([check.difference, check.batching]))
         return (
             worst <= MAX_DIFFERENCE,
             f"it differs from the model by {worst:.1e} ({MAX_DIFFERENCE:g})",
         )
     if not check.cosine >= min_cosine:
-        layer = min(check.layers, key=lambda row: row.cosine)
+        layer = check.layers[int(np.argmin([row.cosine for row in check.layers]))]
         return (
             False,
             f"layer {layer.layer} has a cosine of {layer.cosine:.4f} (wanted {min_cosine:g})",
@@ -292,12 +394,47 @@ def _judge(check: Check, format: str, min_cosine: float) -> tuple[bool, str]:
     return True, ""
 
 
-def _finish(loaded: LoadedModel, made: Export) -> Export:
-    """Puts the figures beside the file and into the card of the folder it was made from."""
-    facts = made.to_dict() | {"model": loaded.source, "fingerprint": loaded.fingerprint}
-    text = json.dumps(facts, indent=2) + "\n"
-    made.path.with_name(made.path.name + ".json").write_text(text, encoding="utf-8")
+def _described(
+    loaded: LoadedModel,
+    out: Path,
+    aside: Path,
+    format: str,
+    check: Check | None,
+    audio: str,
+    passed: bool,
+    notes: tuple[str, ...] = (),
+    probe: Mapping[str, Any] | None = None,
+) -> Export:
+    """Writes the description of a file that is about to get its name."""
+    fsync_file(aside)  # whatever the disk has to say, it says now
+    made = Export(
+        path=out,
+        format=format,
+        bytes=aside.stat().st_size,
+        check=check,
+        audio=audio,
+        passed=passed,
+        fingerprint=content_of(aside),
+        model_fingerprint=loaded.fingerprint,
+        notes=notes,
+        probe=probe,
+    )
+    facts = made.to_dict() | {"model": loaded.source}
+    write_text(_description_of(out), json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    return made
+
+
+def _on_the_card(loaded: LoadedModel, made: Export) -> Export:
+    """Puts the figures into the card of the folder it was made from; where that cannot be, a note says so."""
     card = None if loaded.folder is None else loaded.folder / "README.md"
-    if card is not None and card.is_file() and (card.parent / "sslim.json").is_file():
-        card.write_text(with_export(card.read_text(encoding="utf-8"), facts), encoding="utf-8")
+    if card is None or not card.is_file() or not (card.parent / "sslim.json").is_file():
+        return made
+    facts = made.to_dict()
+    if not made.passed:
+        facts["format"] += " (FAILED its comparison)"
+    try:
+        write_text(card, with_export(card.read_text(encoding="utf-8"), facts))
+    except (OSError, ValueError) as error:
+        note = f"the card {card} does not mention the file: {first_line(error)}"
+        return replace(made, notes=(*made.notes, note))
     return made

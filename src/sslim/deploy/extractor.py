@@ -14,6 +14,7 @@ import numpy as np
 
 from sslim.backbone.exported import ExportedModel
 from sslim.errors import ConfigError
+from sslim.identity import content_of
 
 Extract = Callable[[list[np.ndarray]], list[np.ndarray]]
 
@@ -29,6 +30,9 @@ class Extractor:
     receptive_field: int
     """Samples that one frame reads."""
     fingerprint: str
+    """Identity of what is run: of a torch model, or of an exported file."""
+    model_fingerprint: str
+    """Identity of the torch model behind it; the same for a torch model."""
 
 
 def open_extractor(model: str | Path, layer: str = "last") -> Extractor:
@@ -60,7 +64,9 @@ def _exported(file: ExportedModel, layer: str) -> Extractor:
             return [np.ascontiguousarray(states) for states in found.transpose(1, 2, 0, 3)]
         return list(found[wanted])
 
-    return Extractor(extract, file.hop, file.shortest, file.facts["fingerprint"])
+    # The file's own identity: float32 and int8 of one model give other features.
+    identity = content_of(file.path)
+    return Extractor(extract, file.hop, file.shortest, identity, str(file.facts["fingerprint"]))
 
 
 def _in_torch(model: str, layer: str) -> Extractor:
@@ -91,7 +97,8 @@ def _in_torch(model: str, layer: str) -> Extractor:
             states = found.hidden_states[wanted]
         return list(states.numpy())
 
-    return Extractor(extract, loaded.hop, loaded.receptive_field, loaded.fingerprint)
+    identity = loaded.fingerprint
+    return Extractor(extract, loaded.hop, loaded.receptive_field, identity, identity)
 
 
 def parse_layer(layer: str, count: int) -> str | int:
@@ -102,8 +109,9 @@ def parse_layer(layer: str, count: int) -> str | int:
     """
     if layer in ("last", "all"):
         return layer
-    if layer.isdigit() and int(layer) < count:
+    # Digits of other scripts are digits for Python, too; and so are five thousand of them.
+    if layer.isascii() and layer.isdigit() and len(layer) < 6 and int(layer) < count:
         return int(layer)
     raise ConfigError(
-        f"there is no layer {layer!r}", f"give last, all, or a number from 0 to {count - 1}"
+        f"there is no layer {layer[:20]!r}", f"give last, all, or a number from 0 to {count - 1}"
     )

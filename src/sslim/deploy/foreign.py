@@ -8,6 +8,7 @@ zeros, which computes the same. What cannot be said at all is refused with the r
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sslim.backbone.convert import read_checkpoint
 from sslim.backbone.convert.torchaudio import MARK
 from sslim.backbone.families import build
 from sslim.backbone.loading import LoadedModel
-from sslim.errors import ExportError, OutputError
+from sslim.errors import ExportError
 
 GATES = (
     "extractor_prune_conv_channels",
@@ -34,26 +35,16 @@ def save_dphubert(loaded: LoadedModel, out: Path) -> None:
 
     Raises:
         ExportError: the reference's classes cannot hold this model, or the file reads back differently.
-        OutputError: `out` cannot be written.
+        OSError: `out` cannot be written; what is left of it there is the caller's to remove.
     """
     _refuse_what_does_not_fit(loaded)
     state = {_reference_name(name): tensor for name, tensor in _weights(loaded).items()}
-    aside = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # The format is torch.save's; plain tensors, numbers and lists, so it opens with weights_only=True.
-        torch.save({"state_dict": state, "config": _settings(loaded)}, aside)
-        _read_back(loaded, aside)
-        aside.replace(out)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "write" not in str(error):
-            raise
-        raise OutputError(
-            f"cannot write {out}: {getattr(error, 'strerror', None) or error}",
-            "free space or choose another folder",
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    # The format is torch.save's; plain tensors, numbers and lists, so it opens with weights_only=True.
+    # Through memory, because torch's own writer does not tell a full disk from a defect.
+    held = io.BytesIO()
+    torch.save({"state_dict": state, "config": _settings(loaded)}, held)
+    out.write_bytes(held.getbuffer())
+    _read_back(loaded, out)
 
 
 def _refuse_what_does_not_fit(loaded: LoadedModel) -> None:
@@ -206,7 +197,13 @@ def _read_back(loaded: LoadedModel, file: Path) -> None:
     waveform = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     ours = loaded.model.distillation_features(waveform)
     theirs = again.distillation_features(waveform)
-    worst = max(float((x - y).abs().max()) for x, y in zip(ours, theirs, strict=True))
+    if not all(states.isfinite().all() for states in ours):
+        raise ExportError(
+            f"{loaded.source} gives NaN or infinity", "check its weights; it cannot be exported"
+        )
+    # A tensor's maximum is NaN where one value is; Python's max() would drop it.
+    differences = [(x - y).abs().max() for x, y in zip(ours, theirs, strict=True)]
+    worst = float(torch.stack(differences).max())
     if not worst < 1e-4:
         raise ExportError(
             f"the DPHuBERT file of {loaded.source} reads back with a difference of {worst:.1e}",

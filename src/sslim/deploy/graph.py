@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,15 @@ class Graph:
         self._beyond_standard = False
         self.part = ""
         """In front of the names of nodes, so that a profile can tell parts of the model apart."""
+
+    @contextlib.contextmanager
+    def within(self, part: str) -> Iterator[None]:
+        """Nodes that are added inside belong to a part of the model."""
+        outside, self.part = self.part, f"{part}/"
+        try:
+            yield
+        finally:
+            self.part = outside
 
     def constant(self, value: Any) -> str:
         """A constant; small ones of equal value are one."""

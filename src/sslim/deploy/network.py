@@ -61,13 +61,11 @@ class Network:
 
     def write(self) -> None:
         """Writes the backbone; `layers` then names its hidden states, `last` its output."""
-        self.graph.part = "front_end/"
-        waveform = self._waveform()
-        x = self._front_end(waveform)
-        self.graph.part = ""
-        x = self._projection(x)
-        x = self._encoder(x)
-        self.last = x
+        with self.graph.within("front_end"):
+            x = self._front_end(self._waveform())
+        with self.graph.within("projection"):
+            x = self._projection(x)
+        self.last = self._encoder(x)
 
     # Inputs
 
@@ -226,8 +224,9 @@ class Network:
 
     def _encoder(self, x: str) -> str:
         g, encoder = self.graph, self.model.encoder
-        x = self._valid(x)
-        x = g.op("Add", x, self._position(x))
+        with g.within("positional"):
+            x = self._valid(x)
+            x = g.op("Add", x, self._position(x))
         if not encoder.norm_first:
             x = self._layer_norm(x, encoder.layer_norm)
         self.layers = [x]
@@ -292,12 +291,16 @@ class Network:
         g = self.graph
         if layer.attention is not None:
             read = self._layer_norm(x, layer.layer_norm) if layer.norm_first else x
-            x = g.op("Add", x, self._attention(read, layer.attention, f"{key}.attention", bias_HTT))
+            with g.within("attention"):
+                out = self._attention(read, layer.attention, f"{key}.attention", bias_HTT)
+            x = g.op("Add", x, out)
         if not layer.norm_first:
             x = self._layer_norm(x, layer.layer_norm)
         if layer.feed_forward is not None:
             read = self._layer_norm(x, layer.final_layer_norm) if layer.norm_first else x
-            x = g.op("Add", x, self._feed_forward(read, layer.feed_forward, f"{key}.feed_forward"))
+            with g.within("ffn"):
+                out = self._feed_forward(read, layer.feed_forward, f"{key}.feed_forward")
+            x = g.op("Add", x, out)
         return x if layer.norm_first else self._layer_norm(x, layer.final_layer_norm)
 
     def _attention(self, x: str, attention: Any, key: str, bias_HTT: str | None) -> str:
@@ -445,6 +448,9 @@ class Network:
             )
             read = g.op("Relu", g.op("Transpose", read, perm=[0, 2, 1]))
             frames_B, time = g.op("Sub", frames_B, lost), g.op("Sub", time, lost)
+        # A deviation needs two frames; an utterance without them would come out as numbers that mean nothing.
+        enough = g.op("GreaterOrEqual", frames_B, 2)
+        bad = g.op("Add", bad, g.op("Where", enough, 0.0, np.float32(math.nan)))
         times = g.op("Unsqueeze", g.op("Range", 0, time, 1), [0])
         keep = g.op("Less", times, g.op("Unsqueeze", frames_B, [1]))
         mean, deviation = self._statistics(read, frames_B, g.op("Unsqueeze", keep, [2]))

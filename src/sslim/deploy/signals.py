@@ -1,68 +1,179 @@
-"""Waveforms to calibrate and to check with: the user's, the run's own, or made here."""
+"""Waveforms to calibrate and to check with: the user's, the run's own, or made here.
+
+What is calibrated on is never what is checked on. Besides clips, the check hears something longer than most
+programs' clips, so that what is computed in pieces or grows with the length is compared as well.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sslim.audio import load_audio, read_source
-from sslim.errors import AudioError
+from sslim.audio.manifest import Utterance
+from sslim.errors import AudioError, first_line
 from sslim.plan import SAMPLING_RATE
 
 UTTERANCES = 32
 SECONDS = 10.0
+"""Of one utterance, at most."""
+LONG_SECONDS = 24.0
+"""Of the one long waveform in the check; shorter ones are joined, or one is repeated, up to it."""
+HALF_SECONDS = 1.0
+"""What each half of a single utterance must have, to calibrate on one and check on the other."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """Waveforms (samples,) at 16 kHz, half to calibrate with and half to check with."""
+    """Waveforms (samples,) at 16 kHz: some to calibrate with, others to check with."""
 
     described: str
     calibration: tuple[np.ndarray, ...]
     check: tuple[np.ndarray, ...]
     made_here: bool
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how they were chosen, a sentence each."""
+
+    @property
+    def long(self) -> np.ndarray:
+        """`LONG_SECONDS` of the check's audio, one after the other, from the start again where it ends."""
+        wanted = round(LONG_SECONDS * SAMPLING_RATE)
+        parts: list[np.ndarray] = []
+        for waveform in itertools.cycle(self.check):
+            parts.append(waveform)
+            if sum(map(len, parts)) >= wanted:
+                break
+        return np.concatenate(parts)[:wanted]
 
 
 def find_signals(
-    folder: Path | None, audio: str | Path | None, where: Mapping[str, str]
+    folder: Path | None,
+    audio: str | Path | None,
+    where: Mapping[str, str],
+    *,
+    calibrates: bool = True,
 ) -> Signals:
     """Audio that the user gives; else what the model in `folder` was trained on, where it still lies; else
     speech-like signals made here.
 
+    Args:
+        folder: where the model lies.
+        audio: the user's source.
+        where: rows of it, where it is a CSV.
+        calibrates: whether some of the audio is needed for calibration; else all is for the check.
+
     Raises:
         AudioError: the audio given cannot be used.
     """
-    if audio is None and folder is not None and (folder / "run" / "run.json").is_file():
-        try:
-            facts = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
-            if Path(facts["audio"]["source"]).exists():
-                return _read(facts["audio"]["source"], where)
-        except (AudioError, KeyError, TypeError, ValueError):
-            pass  # shards are no utterances, and a CSV may need the rows to be chosen again
     if audio is not None:
-        return _read(audio, where)
-    made = tuple(speech_like(seed) for seed in range(16))
-    return Signals("speech-like signals made here", made[::2], made[1::2], True)
+        return _read(audio, where, calibrates)
+    made_because: tuple[str, ...] = ()
+    found = _of_the_run(folder)
+    if isinstance(found, tuple):
+        try:
+            return _read(*found, calibrates)
+        except AudioError as error:
+            made_because = (f"the run's own audio is not used: {error.problem}",)
+    elif found:
+        made_because = (f"the run's own audio is not used: {found}",)
+    made = tuple(speech_like(seed, 2.0 + seed % 3) for seed in range(16))
+    return Signals("speech-like signals made here", made[::2], made[1::2], True, made_because)
 
 
-def _read(source: str | Path, where: Mapping[str, str]) -> Signals:
-    manifest = read_source(source, where=where)
-    step = max(1, len(manifest.utterances) // UTTERANCES)
-    waveforms = []
-    for utterance in manifest.utterances[::step][:UTTERANCES]:
-        waveforms.append(load_audio(utterance)[: round(SECONDS * SAMPLING_RATE)])
-    if len(waveforms) == 1:
-        waveforms *= 2
-    return Signals(
-        f"{len(waveforms)} utterances of {Path(str(source)).name}",
-        tuple(waveforms[::2]),
-        tuple(waveforms[1::2]),
-        False,
+def _of_the_run(folder: Path | None) -> tuple[str, Mapping[str, str]] | str:
+    """Source and rows that the model was trained on; or why they are not known, "" where there was no run."""
+    if folder is None or not (folder / "run" / "run.json").is_file():
+        return ""
+    try:
+        facts = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
+        heard = facts["audio"]
+        source, where = str(heard["source"]), heard.get("where")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "run/run.json does not say where it is"
+    # A relative path means another thing in another folder, and a CSV holds rows that were kept for testing.
+    if not Path(source).is_absolute():
+        return "run/run.json gives no absolute path"
+    if where is not None and not _is_where(where):
+        return "run/run.json does not say which rows it is"
+    if where is None and source.lower().endswith(".csv"):
+        return "run/run.json does not say which rows of the CSV it is"
+    if not Path(source).exists():
+        return f"{source} is gone"
+    return source, where or {}
+
+
+def _is_where(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(text, str) for text in (*value, *value.values())
     )
+
+
+def _read(source: str | Path, where: Mapping[str, str], calibrates: bool) -> Signals:
+    refuse_pipes(source)
+    manifest = read_source(source, where=where)
+    name = Path(str(source)).name
+    waveforms = [_cropped(utterance) for utterance in _spread(manifest.utterances)]
+    if not calibrates:
+        return Signals(_counted(len(waveforms), name), (), tuple(waveforms), False)
+    if len(waveforms) > 1:
+        described = (
+            f"{_counted(len(waveforms[1::2]), name)} ({len(waveforms[::2])} others to calibrate)"
+        )
+        return Signals(described, tuple(waveforms[::2]), tuple(waveforms[1::2]), False)
+    half = len(waveforms[0]) // 2
+    if half < HALF_SECONDS * SAMPLING_RATE:
+        raise AudioError(
+            f"{source} holds one utterance of {len(waveforms[0]) / SAMPLING_RATE:.1f} s, too little to "
+            "calibrate on one part and to compare on another",
+            f"give several utterances, or one of at least {2 * HALF_SECONDS:g} s",
+        )
+    return Signals(
+        f"the second half of the one utterance of {name} (the first to calibrate)",
+        (waveforms[0][:half],),
+        (waveforms[0][half:],),
+        False,
+        ("there is one utterance only: give more speech like yours with --audio",),
+    )
+
+
+def refuse_pipes(source: str | Path) -> None:
+    """Refuses a source that would be waited for without end.
+
+    Raises:
+        AudioError: it is a pipe or a device, or no possible name.
+    """
+    try:
+        mode = os.stat(Path(source).expanduser()).st_mode
+    except FileNotFoundError:
+        return  # whoever reads it says so
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AudioError(
+            f"the audio source {source} cannot be looked at: {first_line(error)}", "check the path"
+        ) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise AudioError(f"{source} is neither a file nor a folder", "give audio, or a list of it")
+
+
+def _spread(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Up to `UTTERANCES` of them, evenly over all."""
+    count = min(UTTERANCES, len(utterances))
+    return [utterances[index * len(utterances) // count] for index in range(count)]
+
+
+def _cropped(utterance: Utterance) -> np.ndarray:
+    return load_audio(utterance)[: round(SECONDS * SAMPLING_RATE)]
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} utterance{'' if number == 1 else 's'} of {name}"
 
 
 def speech_like(seed: int, seconds: float = 3.0) -> np.ndarray:

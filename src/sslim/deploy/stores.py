@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sslim.errors import ConfigError
+from sslim.files import written_whole
 
 FORMATS = ("npz", "safetensors", "parquet")
 COPIED = 2**24
@@ -55,10 +56,9 @@ class Partial:
 
     def finish(self, out: Path, about: dict[str, str]) -> None:
         """Copies into the format that `out` is named for, and goes away."""
-        aside = out.with_name(f".{out.name}.writing")
         shape = (self.frames, *self.shape)
-        WRITERS[out.suffix.removeprefix(".")](aside, shape, self.blocks(), about)
-        aside.replace(out)
+        with written_whole(out) as aside:
+            WRITERS[out.suffix.removeprefix(".")](aside, shape, self.blocks(), about)
         self.path.unlink()
 
 

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 
 from sslim.deploy.extractor import Extractor
-from sslim.errors import ConfigError
+from sslim.errors import AudioError, ConfigError
+
+LONGEST_SECONDS = 3600.0
+"""Of a chunk or a context: attention grows with the square of their sum."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,20 @@ class Chunking:
         """Chunk, left and right in frames.
 
         Raises:
-            ConfigError: a length is negative, or the chunk shorter than a frame.
+            ConfigError: a length is negative, no number or too long, or the chunk shorter than a frame.
         """
-        found = [round(seconds * rate / hop) for seconds in (self.chunk, self.left, self.right)]
-        if found[0] < 1 or min(found) < 0:
+        if not all(
+            0 <= seconds <= LONGEST_SECONDS for seconds in (self.chunk, self.left, self.right)
+        ):
             raise ConfigError(
                 f"chunks of {self.chunk:g} s with {self.left:g} s and {self.right:g} s of context",
-                "the chunk must hold a frame (0.02 s), context cannot be negative",
+                f"give lengths from 0 to {LONGEST_SECONDS:g} s",
+            )
+        found = [round(seconds * rate / hop) for seconds in (self.chunk, self.left, self.right)]
+        if found[0] < 1:
+            raise ConfigError(
+                f"chunks of {self.chunk:g} s with {self.left:g} s and {self.right:g} s of context",
+                f"the chunk must hold a frame ({hop / rate:g} s)",
             )
         return found[0], found[1], found[2]
 
@@ -149,16 +159,25 @@ def chunking_error(
     Returns:
         `cosine` (mean over frames), `worst_cosine` (of a frame), `relative_error` (norm of the difference
         over norm of the whole), `seconds` compared.
+
+    Raises:
+        AudioError: features are not finite.
     """
     whole = extractor.extract([waveform])[0].astype(np.float64)
     parts = list(features(extractor, [waveform], chunking))
     cut = np.concatenate(parts).astype(np.float64)
     assert cut.shape == whole.shape, (cut.shape, whole.shape)
+    if not (np.isfinite(whole).all() and np.isfinite(cut).all()):
+        raise AudioError(
+            "the model gives NaN or infinity", "check the model's weights and the recording"
+        )
     norms = np.linalg.norm(whole, axis=-1) * np.linalg.norm(cut, axis=-1)
     cosine = (whole * cut).sum(-1) / np.maximum(norms, 1e-12)
     return {
         "seconds": len(waveform) / 16_000,
         "cosine": float(cosine.mean()),
         "worst_cosine": float(cosine.min()),
-        "relative_error": float(np.linalg.norm(whole - cut) / np.linalg.norm(whole)),
+        "relative_error": float(
+            np.linalg.norm(whole - cut) / max(float(np.linalg.norm(whole)), 1e-12)
+        ),
     }

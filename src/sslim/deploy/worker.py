@@ -1,11 +1,12 @@
 """One contestant of a benchmark, alone in its process: `python -m sslim.deploy.worker KIND PATH THREADS`.
 
 Reads a line of JSON, runs, writes a line of JSON. {"seconds": s} gives {"time": seconds it took,
-"peak_bytes": ...}; {"front_end": s} gives {"share": the convolutional front-end's part of the time, or null}.
+"peak_bytes": ...}; {"parts": s} gives {"front_end": the convolutional front-end's part of the time, or null,
+"parts": what each part of an exported file took and computed (`parts.py`), or null}.
 A process each, as peak memory and the first answer are a process's; lines, so that they take turns.
 
 KIND: `torch`, `bfloat16` (our model), `transformers` (a dense model's own class), `onnx` (an exported file;
-then torch is never imported).
+then torch is never imported), `rates` (large products, whatever was asked: {"rates": `rates.timed`}).
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 RATE = 16_000
-KINDS = ("torch", "bfloat16", "transformers", "onnx")
+KINDS = ("torch", "bfloat16", "transformers", "onnx", "rates")
 Runner = Callable[[np.ndarray], Any]
+Answer = dict[str, Any]
+Shares = Callable[[float], Answer]
 
 
 def waveform(seconds: float) -> np.ndarray:
@@ -46,42 +49,25 @@ def peak_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def open_onnx(path: str, threads: int) -> tuple[Runner, Callable[[float], float | None]]:
-    """An exported file, and its front-end's share."""
-    from sslim.backbone.exported import ExportedModel, onnxruntime
+def open_onnx(path: str, threads: int) -> tuple[Runner, Shares]:
+    """An exported file, and what its parts take."""
+    from sslim.backbone.exported import ExportedModel
+    from sslim.deploy.parts import by_part, profile, whole
 
     file = ExportedModel(path, threads=threads)
 
-    def share(seconds: float) -> float | None:
-        runtime = onnxruntime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.enable_profiling = True
-        options.log_severity_level = 3
-        with tempfile.TemporaryDirectory() as folder:
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            audio = waveform(seconds)
-            feed = {"waveform": audio[None], "lengths": np.array([len(audio)])}
-            for _ in range(3):
-                session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        front = everything = 0
-        for event in events:
-            name = event["name"]
-            if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-                if name.startswith("chunk/"):
-                    continue  # inside a loop, which is counted itself
-                everything += event["dur"]
-                front += event["dur"] * name.startswith("front_end/")
-        return front / everything if everything else None
+    def shares(seconds: float) -> Answer:
+        parts = by_part(profile(path, waveform(seconds), threads))
+        total = whole(parts).seconds
+        return {
+            "front_end": parts["front_end"].seconds / total if total else None,
+            "parts": {name: asdict(part) for name, part in parts.items()},
+        }
 
-    return (lambda audio: file([audio])), share
+    return (lambda audio: file([audio])), shares
 
 
-def open_torch(
-    kind: str, path: str, threads: int
-) -> tuple[Runner, Callable[[float], float | None]]:
+def open_torch(kind: str, path: str, threads: int) -> tuple[Runner, Shares]:
     """A model in torch, and its front-end's share."""
     import torch
 
@@ -90,7 +76,8 @@ def open_torch(
     if kind == "transformers":
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(path).eval()
+        # No code of the folder's is run, and nobody is asked: the answer would be read from our orders.
+        model = AutoModel.from_pretrained(path, trust_remote_code=False).eval()
     else:
         from sslim.backbone.loading import load_model
 
@@ -102,7 +89,7 @@ def open_torch(
         with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
             return model(torch.from_numpy(audio)[None])
 
-    def share(seconds: float) -> float | None:
+    def shares(seconds: float) -> Answer:
         backbone = getattr(model, model.base_model_prefix, model)
         spent = [0.0]
         front: Any = backbone.feature_extractor
@@ -117,26 +104,44 @@ def open_torch(
         whole = time.perf_counter() - start
         before.remove()
         after.remove()
-        return sum(spent) / whole
+        return {"front_end": sum(spent) / whole, "parts": None}
 
-    return run, share
+    return run, shares
+
+
+def open_rates(threads: int) -> Callable[[], Answer]:
+    """Large products, ready to be timed."""
+    from sslim.deploy.rates import products, timed
+
+    ready = products(threads)
+    return lambda: {"rates": timed(ready)}
 
 
 def main() -> None:
     """Answers lines until there are no more."""
+    # What a library prints is no answer: it goes where its warnings go.
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     kind, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    run, share = open_onnx(path, threads) if kind == "onnx" else open_torch(kind, path, threads)
+    if kind == "rates":
+        answer_rates = open_rates(threads)
+    elif kind == "onnx":
+        run, shares = open_onnx(path, threads)
+    else:
+        run, shares = open_torch(kind, path, threads)
     for line in sys.stdin:
         order = json.loads(line)
-        answer: dict[str, Any]
-        if "front_end" in order:
-            answer = {"share": share(order["front_end"])}
+        answer: Answer
+        if kind == "rates":
+            answer = answer_rates()
+        elif "parts" in order:
+            answer = shares(order["parts"])
         else:
             audio = waveform(order["seconds"])
             start = time.perf_counter()
             run(audio)
             answer = {"time": time.perf_counter() - start, "peak_bytes": peak_bytes()}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=lines, flush=True)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class TargetCache:
         tensors = {str(index): state.contiguous().cpu() for index, state in enumerate(states)}
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            # Not synced: what a power cut spoils is computed again, and a sync would cost more than computing.
+            # Not synced: what a power cut spoils is computed again, and a sync costs more than that.
             save_file(tensors, aside)
             aside.replace(path)
             self.room -= size

@@ -7,11 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sslim.evaluate.clips import Clip, LabelledClips, check_classes
+from sslim.evaluate.clips import PARTS, Clip, LabelledClips, check_classes
 from sslim.evaluate.outcome import Outcome, ratio_outcome
 from sslim.evaluate.probe import LEARNING_RATES, fit_heads
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
 from sslim.evaluate.upstream import Upstream
+
+
+def check_answers(data: LabelledClips, columns: Sequence[str]) -> None:
+    """Raises ConfigError unless every answer can be learned and scored."""
+    data.need(*columns)
+    for column in columns:
+        check_classes(
+            data,
+            {name: [clip.row[column] for clip in data.part(name)] for name in PARTS},
+            fewest=2 if len(columns) == 1 else 1,  # one of several questions may have one answer
+        )
 
 
 def fit_classifier(
@@ -23,14 +34,8 @@ def fit_classifier(
         ConfigError: a column is missing, a class has too few examples.
         AudioError, TeacherError: a clip or the model cannot be used.
     """
-    data.need(*columns)
-    parts = {name: data.part(name) for name in ("train", "valid", "test")}
-    for column in columns:
-        check_classes(
-            data,
-            {name: [clip.row[column] for clip in clips] for name, clips in parts.items()},
-            fewest=2 if len(columns) == 1 else 1,  # one of several questions may have one answer
-        )
+    check_answers(data, columns)
+    parts = {name: data.part(name) for name in PARTS}
     classes = [
         {label: i for i, label in enumerate(sorted({clip.row[column] for clip in parts["train"]}))}
         for column in columns

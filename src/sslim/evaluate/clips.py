@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import csv
 import difflib
-import random
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sslim.audio import Utterance, load_audio, read_source
-from sslim.errors import AudioError, ConfigError
+from sslim.audio.manifest import content_identity
+from sslim.errors import AudioError, ConfigError, first_line
+from sslim.identity import content_of
 
 PARTS = ("train", "valid", "test")
 PART_NAMES = {
@@ -31,7 +33,8 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
-SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
+ALIKE = 0.7
+"""How alike a word and the name of a part are (difflib's ratio) for the word to be a misspelling of it."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,28 @@ class Clip:
     def identity(self) -> str:
         return self.utterance.identity
 
+    @property
+    def content(self) -> str:
+        """The same exactly when the audio is, whatever the file is called and wherever it lies."""
+        return content_identity(self.utterance)
+
     def waveform(self) -> np.ndarray:
         """(samples,) float32 at 16 kHz."""
         return load_audio(self.utterance)
+
+
+def file_content(path: str) -> str:
+    """Identity of a file's contents.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    try:
+        return content_of(path)
+    except OSError as error:
+        raise AudioError(
+            f"{path} cannot be read: {first_line(error)}", "check that it is still there"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,11 @@ class LabelledClips:
     def need(self, *columns: str) -> None:
         """Raises ConfigError unless there are these columns."""
         _need(self.source, self.columns, columns)
+
+
+def folded(name: str) -> str:
+    """A name as people tell names apart: without case, blanks around it, or ways of coding a letter."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def _need(source: str, known: Sequence[str], wanted: Sequence[str]) -> None:
@@ -92,6 +119,7 @@ def read_clips(
     speaker_column: str = "speaker",
     seed: int = 0,
     split_file: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> LabelledClips:
     """Reads a CSV of labelled clips.
 
@@ -106,9 +134,10 @@ def read_clips(
         speaker_column: keeps the parts apart where the split is made.
         seed: of the split that is made.
         split_file: where a split that had to be made is kept (default: beside the CSV).
+        cache_folder: where it is kept if the CSV's own folder may not be written.
 
     Raises:
-        ConfigError: a column is missing, a part is empty, or speakers or files leak between parts.
+        ConfigError: a column is missing, the name of a part is misspelt, or no split can be made.
         AudioError: the CSV or its audio cannot be read.
     """
     path = Path(source)
@@ -118,65 +147,53 @@ def read_clips(
         own = [split_column] if split_column not in ("", "split") else []
         _need(str(path), known, ["path", *(where or {}), *own, *columns])
     chosen = [
-        row for row in rows if all(row.get(name) == value for name, value in (where or {}).items())
+        row for row in rows if all(row[name] == value for name, value in (where or {}).items())
     ]
     if not chosen:
         asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
         raise ConfigError(
-            f"{path} has no rows" + (f" with {asked}" if asked else ""), "check --where"
+            f"{path} has no rows" + (f" with {asked}" if asked else ""),
+            "check --where" if asked else "write a row for every clip",
         )
     clips = _clips(path, chosen, dict(where or {}))
-    notes = []
     if not split_column:
         return LabelledClips(str(path), tuple(clips), known)
     if split_column in known:
-        clips = [
-            replace(clip, part=PART_NAMES.get(clip.row[split_column].strip().lower(), ""))
-            for clip in clips
-        ]
+        clips, notes = _parts(path, clips, split_column)
     else:
-        clips, note = _make_split(path, clips, speaker_column, seed, split_file)
-        notes.append(note)
+        from sslim.evaluate.splits import make_split
+
+        clips, notes = make_split(path, clips, speaker_column, seed, split_file, cache_folder)
     return LabelledClips(str(path), tuple(clips), known, tuple(notes))
 
 
-def check_parts(
-    data: LabelledClips, *, parts: Sequence[str] = PARTS, shared_role: str = ""
-) -> None:
-    """Raises ConfigError where a part is empty or the same clip is in two parts.
-
-    Clips of the `shared_role` may be: documents that the queries of every part are looked up in.
-    """
-    for part in parts:
-        if not data.part(part):
+def _parts(path: Path, clips: Sequence[Clip], column: str) -> tuple[list[Clip], list[str]]:
+    """Clips with the parts that a column names, and a note on those that are in none."""
+    names = [clip.row[column].strip().lower() for clip in clips]
+    others = Counter(name for name in names if name not in PART_NAMES)
+    for name, count in others.items():
+        near = difflib.get_close_matches(name, PART_NAMES, n=1, cutoff=ALIKE)
+        if near:
             raise ConfigError(
-                f"{data.source} has no rows of the part {part!r}",
-                "its split column must name train, valid and test; --split-column chooses another",
+                f"{count} row(s) of {path} have {name!r} in the column {column!r}",
+                f"did you mean {near[0]!r}? Leave the field empty where a row shall take no part",
             )
-    seen: dict[str, str] = {}
-    for clip in data.clips:
-        if shared_role and clip.row.get("role") == shared_role:
-            continue
-        if clip.part and seen.setdefault(clip.identity, clip.part) != clip.part:
-            raise ConfigError(
-                f"{clip.identity} is in {seen[clip.identity]} and in {clip.part}",
-                "a clip may be in one part only",
-            )
-
-
-def check_speakers(data: LabelledClips, column: str = "speaker") -> None:
-    """Raises ConfigError where a speaker is in two parts: scores would flatter the model."""
-    if column not in data.columns:
-        return
-    seen: dict[str, str] = {}
-    for clip in data.clips:
-        speaker = clip.row[column].strip()
-        if clip.part and speaker and seen.setdefault(speaker, clip.part) != clip.part:
-            raise ConfigError(
-                f"speaker {speaker!r} of {data.source} is in {seen[speaker]} and in {clip.part}",
-                "split by speaker (leave the split column out, and sslim makes such a split), or "
-                "accept it with --allow-leaks",
-            )
+    notes = []
+    if others:
+        listed = [
+            f"{count:,} with {name!r}" if name else f"{count:,} with nothing"
+            for name, count in others.most_common(5)
+        ]
+        more = ", and others" if len(others) > 5 else ""
+        notes.append(
+            f"{others.total():,} of {len(clips):,} rows take no part, by the column {column!r}: "
+            f"{', '.join(listed)}{more}"
+        )
+    found = [
+        replace(clip, part=PART_NAMES.get(name, ""))
+        for clip, name in zip(clips, names, strict=True)
+    ]
+    return found, notes
 
 
 def check_classes(
@@ -217,10 +234,18 @@ def _rows(path: Path) -> list[dict[str, str]]:
             f"{path} is no CSV", "give a CSV with the columns path, label (or text), split"
         )
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe may have no end
+            raise OSError(None, "it is not a file")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             rows = []
             for row in reader:
+                if reader.line_num <= 2:
+                    _check_header(path, reader.fieldnames or ())
+                if any("\0" in (value or "") for value in row.values() if isinstance(value, str)):
+                    raise ConfigError(
+                        f"{path}, line {reader.line_num}: holds a byte of zero", "write it again"
+                    )
                 if None in row or None in row.values():
                     raise ConfigError(
                         f"{path}, line {reader.line_num}: not as many fields as there are columns",
@@ -231,7 +256,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist", "check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", "give a UTF-8 CSV") from error
+        raise ConfigError(
+            f"{path} cannot be read: {first_line(error)}", "give a UTF-8 CSV"
+        ) from error
+
+
+def _check_header(path: Path, names: Iterable[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{path} has the column {twice[0]!r} twice", "rename one of them")
 
 
 def _clips(path: Path, rows: Sequence[dict[str, str]], where: dict[str, str]) -> list[Clip]:
@@ -245,48 +278,11 @@ def _clips(path: Path, rows: Sequence[dict[str, str]], where: dict[str, str]) ->
             "repair them or remove their rows, so that every model is scored on the same clips",
         )
     # Nothing was skipped, so there is an utterance for each row, in the same order.
+    if len(manifest.utterances) != len(rows):
+        raise ConfigError(
+            f"{path} has {len(rows)} rows, and {len(manifest.utterances)} of audio",
+            "take line breaks out of its fields",
+        )
     return [
         Clip(utterance, row, "") for utterance, row in zip(manifest.utterances, rows, strict=True)
     ]
-
-
-def _make_split(
-    path: Path, clips: list[Clip], speaker_column: str, seed: int, file: Path | None
-) -> tuple[list[Clip], str]:
-    """Parts by speaker where speakers are known, by file otherwise; the same again from the same seed."""
-    file = file or path.with_name(f"{path.stem}.split.csv")
-    known: dict[str, str] = {}
-    if file.is_file():
-        with file.open(encoding="utf-8", newline="") as stream:
-            known = {row["clip"]: row["split"] for row in csv.DictReader(stream)}
-    named = speaker_column in clips[0].row
-    if not all(clip.identity in known for clip in clips):
-        owner = {
-            clip.identity: clip.row[speaker_column] if named else clip.utterance.path
-            for clip in clips
-        }
-        counts = Counter(owner.values())
-        if len(counts) < 3:
-            raise ConfigError(
-                f"{path} has no split column, and {len(counts)} "
-                f"{'speaker(s)' if named else 'file(s)'} cannot be split in three",
-                "add a split column with train, valid and test",
-            )
-        names = sorted(counts)
-        random.Random(seed).shuffle(names)
-        names.sort(key=lambda name: -counts[name])
-        held = dict.fromkeys(PARTS, 0.0)
-        place: dict[str, str] = {}
-        total = len(clips)
-        for name in names:  # the largest first, each to the part that lacks most
-            part = min(PARTS, key=lambda part: held[part] / (SHARES[part] * total))
-            place[name] = part
-            held[part] += counts[name]
-        known = {clip.identity: place[owner[clip.identity]] for clip in clips}
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["clip", "split"])
-            writer.writerows(known.items())
-    by = "speaker" if named else "file"
-    note = f"there is no split column: a split by {by} was made and is kept in {file}"
-    return [replace(clip, part=known[clip.identity]) for clip in clips], note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sslim.errors import ConfigError
+from sslim.errors import ConfigError, first_line
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
 from sslim.evaluate.fitting import layer_statistics, padded
@@ -22,6 +23,8 @@ from sslim.evaluate.upstream import Upstream
 
 LEARNING_RATES = (3e-4, 1e-3)
 SPEAKERS = 2
+BEYOND = 0.5
+"""Seconds by which a segment may end after its recording, where times were rounded or padding was cut off."""
 MEDIAN = 11
 """Frames of the median filter over decisions, as in SUPERB."""
 
@@ -36,7 +39,8 @@ def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) ->
     recording). Option: `collar` in seconds around each boundary that is not scored (0).
 
     Raises:
-        ConfigError: an RTTM file is missing or unreadable, or has other than one or two speakers.
+        ConfigError: an RTTM file is missing or unreadable, has other than one or two speakers, or speaks of
+            times that its recording does not have.
     """
     data.need("rttm")
     train, valid = data.part("train"), data.part("valid")
@@ -136,19 +140,28 @@ def read_rttm(path: Path) -> dict[str, list[Segment]]:
     """The segments of each recording of a file (NIST RTTM: SPEAKER file channel start duration ... name).
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or a time in it is none.
     """
     files: dict[str, list[Segment]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            fields = line.split()
-            if fields[:1] == ["SPEAKER"]:
-                start, duration = float(fields[3]), float(fields[4])
-                files.setdefault(fields[1], []).append((start, start + duration, fields[7]))
-    except (OSError, ValueError, IndexError) as error:
+        if not path.is_file():
+            raise OSError(None, "it is not a file")
+        with path.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, start=1):
+                fields = line.split()
+                if fields[:1] == ["SPEAKER"]:
+                    if len(fields) < 8:
+                        raise ValueError(f"line {number} has {len(fields)} fields")
+                    start, duration = float(fields[3]), float(fields[4])
+                    if not (0 <= start < math.inf and 0 <= duration < math.inf):
+                        raise ValueError(f"line {number}: {fields[3]} and {fields[4]} are no times")
+                    segments = files.setdefault(fields[1], [])
+                    if duration > 0:
+                        segments.append((start, start + duration, fields[7]))
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path} cannot be read as RTTM: {error}", "give lines SPEAKER file 1 start duration"
+            f"{path} cannot be read as RTTM: {first_line(error)}",
+            "give lines SPEAKER file 1 start duration <NA> <NA> speaker",
         ) from error
     return files
 
@@ -159,6 +172,12 @@ def _segments(files: dict[str, list[Segment]], path: Path, clip: Clip) -> list[S
         segments = next(iter(files.values()))
     else:
         segments = files.get(clip.row.get("utt") or Path(clip.row["path"]).stem, [])
+    latest = max((end for _, end, _ in segments), default=0.0)
+    if latest > clip.utterance.seconds + BEYOND:
+        raise ConfigError(
+            f"{path} speaks of {latest:.2f} s, {clip.identity} has {clip.utterance.seconds:.2f} s",
+            "times are seconds from the clip's own start",
+        )
     speakers = {name for _, _, name in segments}
     if not 1 <= len(speakers) <= SPEAKERS:
         raise ConfigError(

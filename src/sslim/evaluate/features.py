@@ -1,37 +1,47 @@
 """Frozen features, computed once: one vector per layer and clip, or all frames, kept on disk.
 
 A frozen model says the same of a clip each time, so what a head learns from is computed once per model and
-set of clips, in pieces that are kept: an interrupted evaluation goes on where it was.
+clip, in pieces that are kept: an interrupted evaluation goes on where it was. A piece is found again by what
+it was computed from: the model with its configuration, the clip's contents, the condition with the contents
+of its noises or rooms, the version of the code. Names, places and times of writing play no part.
 
 Shape legend: N clips, L layers, T frames, D width.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
+from sslim import identity
 from sslim.errors import AudioError, TeacherError
+from sslim.evaluate.cache import HEADER, FeatureCache
 from sslim.evaluate.clips import Clip
 from sslim.evaluate.upstream import Upstream
+from sslim.plan import SAMPLING_RATE
 
 PIECE = 256
-"""Clips per file of the cache."""
+"""Clips per file of pooled features."""
 
-BATCH_SAMPLES = 16 * 16_000
+BATCH_SAMPLES = 16 * SAMPLING_RATE
 """Audio that passes through a model at once."""
+
+HALF_ERROR = 1e-3
+"""What float16 may take off a layer's values on average; rounding alone takes half of it."""
 
 Alter = Callable[[np.ndarray, str], np.ndarray]
 """A condition: a waveform and its clip's identity -> what the model hears instead."""
 Progress = Callable[[int, int], None]
+Found = TypeVar("Found")
+Shape = tuple[int, int]
+"""L and D."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,18 @@ class FeatureStore:
 
     Args:
         folder: None keeps nothing on disk.
-        limit: bytes of frame features on disk; what does not fit is computed again when it is needed.
+        limit: bytes of all features on disk (frames in memory where there is no folder); what does not fit is
+            computed again when it is needed.
+        say: told when the disk is full.
     """
 
     folder: Path | None = None
     limit: int = 20 * 2**30
+    say: Callable[[str], None] = print
+
+    @cached_property
+    def cache(self) -> FeatureCache | None:
+        return None if self.folder is None else FeatureCache(self.folder, self.limit, self.say)
 
     def pooled(
         self,
@@ -61,14 +78,15 @@ class FeatureStore:
             upstream: the model.
             clips: in any order.
             alter: what happens to each waveform first.
-            condition: names `alter`, for the cache.
+            condition: the identity of `alter`: the same exactly when it does the same.
             on_progress: called with (clips done, clips in all).
 
         Raises:
             AudioError: a clip cannot be decoded, or is too short for one frame.
             TeacherError: the model gives values that are not finite.
         """
-        keys = [_key(clip) for clip in clips]
+        _check_condition(alter, condition)
+        keys = [clip.content for clip in clips]
         pooled = np.empty((len(clips), upstream.layers, upstream.width), dtype=np.float32)
         missing = self._kept_pools(upstream, condition, keys, pooled)
         for start in range(0, len(missing), PIECE):
@@ -88,11 +106,12 @@ class FeatureStore:
         condition: str = "",
         on_progress: Progress | None = None,
     ) -> FrameFeatures:
-        """All frames of all clips, in float16 on disk as far as the bound allows.
+        """All frames of all clips, in float16 as far as that holds them, on disk as far as there is room.
 
         Raises:
             AudioError, TeacherError: as `pooled`.
         """
+        _check_condition(alter, condition)
         features = FrameFeatures(self, upstream, tuple(clips), alter, condition)
         features.prepare(on_progress)
         return features
@@ -103,45 +122,50 @@ class FeatureStore:
         """Fills in what any piece of this model and condition holds, whatever the clips were asked for
         together with; returns the rest."""
         missing = set(range(len(keys)))
-        pieces = self.folder.glob(_pool_name(upstream, condition, "*")) if self.folder else ()
-        for path in sorted(pieces):
-            try:
-                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-                    rows = {key: row for row, key in enumerate(kept["keys"].tolist())}
-                    found = [index for index in missing if keys[index] in rows]
-                    if found:
-                        pooled[found] = kept["pooled"][[rows[keys[index]] for index in found]]
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # half a file
+        if self.cache is None:
+            return sorted(missing)
+        self.cache.serve(upstream.identity)
+        pieces = self.cache.folder.glob(_pool_name(upstream, condition, "*.npz"))
+        for name in sorted(path.name for path in pieces):
+            if not missing:
+                break
+            found = self.cache.read(name, partial(_load_pools, shape=pooled.shape[1:]))
+            if found is None:
                 continue
-            missing.difference_update(found)
+            rows = {key: row for row, key in enumerate(found[0])}
+            there = [index for index in missing if keys[index] in rows]
+            pooled[there] = found[1][[rows[keys[index]] for index in there]]
+            missing.difference_update(there)
         return sorted(missing)
 
     def _keep_pools(
         self, upstream: Upstream, condition: str, keys: Sequence[str], pooled: np.ndarray
     ) -> None:
-        if self.folder is not None:
-            name = _pool_name(upstream, condition, _digest(*keys))
-            _write(
-                self.folder / name, lambda stream: np.savez(stream, keys=list(keys), pooled=pooled)
+        if self.cache is not None:
+            name = _pool_name(upstream, condition, f"{identity.digest(*keys)[:32]}.npz")
+            names = np.array([key.encode("ascii") for key in keys])
+            self.cache.write(
+                name,
+                names.nbytes + pooled.nbytes,
+                lambda stream: np.savez(stream, keys=names, pooled=pooled),
             )
 
-    def _frames_path(self, upstream: Upstream, clip: Clip, condition: str) -> Path | None:
-        if self.folder is None:
-            return None
-        return self.folder / f"frames-{_digest(upstream.fingerprint, condition, _key(clip))}.npy"
+
+def _check_condition(alter: Alter | None, condition: str) -> None:
+    if alter is not None and not condition:
+        raise ValueError("audio that is altered needs the identity of what alters it")
 
 
 def _pool_name(upstream: Upstream, condition: str, piece: str) -> str:
-    return f"pooled-{_digest(upstream.fingerprint, condition)}-{piece}.npz"
+    return f"pooled-{identity.digest(upstream.identity, condition)[:32]}-{piece}"
 
 
-def _digest(*words: str) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
-
-
-def _key(clip: Clip) -> str:
-    """Changes with the clip and with its file."""
-    return f"{clip.identity}\t{_stamp(clip.utterance.path)}\n"
+def _load_pools(stream: IO[bytes], shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
+    with np.load(stream, allow_pickle=False) as kept:
+        keys, pooled = kept["keys"].tolist(), kept["pooled"]
+    if pooled.shape != (len(keys), *shape) or pooled.dtype != np.float32:
+        raise ValueError(f"holds {pooled.dtype} {pooled.shape}")
+    return [key.decode("ascii") for key in keys], pooled
 
 
 class FrameFeatures:
@@ -159,88 +183,93 @@ class FrameFeatures:
         self.upstream = upstream
         self.clips = clips
         self.alter = alter
-        self.condition = condition
+        self.names = [
+            f"frames-{identity.digest(upstream.identity, condition, clip.content)[:32]}.npy"
+            for clip in clips
+        ]
         self._held: dict[int, np.ndarray] = {}
+        """What is kept in memory, where nothing is kept on disk."""
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        path = self.store._frames_path(self.upstream, self.clips[index], self.condition)
         kept = self._held.get(index)
         if kept is None:
-            kept = _load(path)
+            kept = self._read(index, _load_frames)
         if kept is None:
-            kept = _extract(self.upstream, [self.clips[index]], self.alter)[0].astype(np.float16)
+            # As the disk would hold it.
+            kept = compact(_extract(self.upstream, [self.clips[index]], self.alter)[0])
         return kept.astype(np.float32)
+
+    def _read(self, index: int, load: Callable[[IO[bytes], Shape], Found]) -> Found | None:
+        if self.store.cache is None:
+            return None
+        shape = (self.upstream.layers, self.upstream.width)
+        return self.store.cache.read(self.names[index], lambda stream: load(stream, shape))
 
     def prepare(self, on_progress: Progress | None = None) -> None:
         """Computes what is not there yet, up to the bound."""
-        used = 0
-        folder = self.store.folder
-        if folder is not None and folder.is_dir():
-            used = sum(path.stat().st_size for path in folder.glob("frames-*.npy"))
-        done = 0
+        cache, used, done = self.store.cache, 0, 0
+        if cache is not None:
+            cache.serve(self.upstream.identity)
         for indices in _same_length(self.clips, range(len(self.clips)), self.alter is not None):
-            paths = {
-                index: self.store._frames_path(self.upstream, self.clips[index], self.condition)
-                for index in indices
-            }
-            missing = [index for index in indices if not _exists(paths[index])]
-            size = sum(
-                2
-                * self.upstream.layers
-                * self.upstream.width
-                * self.upstream.frames(round(self.clips[index].utterance.seconds * 16_000))
-                for index in missing
-            )
-            if missing and used + size <= self.store.limit:
-                found = _extract(
-                    self.upstream, [self.clips[index] for index in missing], self.alter
-                )
-                for index, states in zip(missing, found, strict=True):
-                    half = states.astype(np.float16)
-                    path = paths[index]
-                    if path is None:
-                        self._held[index] = half
+            missing = [index for index in indices if not self._read(index, _check_frames)]
+            size = sum(self._size(index) for index in missing)
+            if cache is None:
+                room = used + size <= self.store.limit
+            else:
+                room = cache.has_room(size)
+            if missing and room:
+                clips = [self.clips[index] for index in missing]
+                for index, states in zip(
+                    missing, _extract(self.upstream, clips, self.alter), strict=True
+                ):
+                    found = compact(states)
+                    if cache is None:
+                        self._held[index] = found
+                        used += found.nbytes
                     else:
-                        _write(path, partial(np.save, arr=half))
-                used += size
+                        cache.write(self.names[index], found.nbytes, partial(np.save, arr=found))
             done += len(indices)
             if on_progress is not None:
                 on_progress(done, len(self.clips))
 
-
-def _exists(path: Path | None) -> bool:
-    return path is not None and path.exists()
-
-
-def _stamp(path: str) -> str:
-    """Changes when a file does."""
-    try:
-        facts = os.stat(path)
-        return f"{facts.st_size}-{facts.st_mtime_ns}"
-    except OSError:
-        return ""
+    def _size(self, index: int) -> int:
+        """About how many bytes a clip's frames are."""
+        frames = self.upstream.frames(round(self.clips[index].utterance.seconds * SAMPLING_RATE))
+        return 2 * self.upstream.layers * self.upstream.width * frames + HEADER
 
 
-def _load(path: Path | None) -> np.ndarray | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        kept: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError):  # half a file that a kill left
-        return None
+def compact(states: np.ndarray) -> np.ndarray:
+    """States (L, T, D) in float16, or as they are where a layer does not fit into it."""
+    with np.errstate(over="ignore", under="ignore"):
+        half = states.astype(np.float16)
+    lost = np.abs(half - states).sum(axis=(1, 2))  # infinite or NaN where a value does not fit
+    if (lost <= HALF_ERROR * np.abs(states).sum(axis=(1, 2))).all():
+        return half
+    return states
+
+
+def _check_frames(stream: IO[bytes], shape: Shape) -> bool:
+    """Raises ValueError unless a file is whole and holds frames of this shape; reads its header only."""
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("is of another version")
+    dimensions, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if len(dimensions) != 3 or (dimensions[0], dimensions[2]) != shape:
+        raise ValueError(f"holds {dimensions}")
+    if dtype not in (np.float16, np.float32):
+        raise ValueError(f"holds {dtype}")
+    if os.fstat(stream.fileno()).st_size != stream.tell() + dtype.itemsize * math.prod(dimensions):
+        raise ValueError("is cut short")
+    return True
+
+
+def _load_frames(stream: IO[bytes], shape: Shape) -> np.ndarray:
+    _check_frames(stream, shape)
+    stream.seek(0)
+    kept: np.ndarray = np.load(stream, allow_pickle=False)
     return kept
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as stream:
-        write(stream)
-    aside.replace(path)
 
 
 def _same_length(
@@ -253,7 +282,7 @@ def _same_length(
         key = (-1.0, index) if alone else (utterance.seconds, utterance.sampling_rate)
         by_length.setdefault(key, []).append(index)
     for (seconds, _), group in by_length.items():
-        size = 1 if alone else max(1, int(BATCH_SAMPLES / (max(seconds, 0.01) * 16_000)))
+        size = 1 if alone else max(1, int(BATCH_SAMPLES / (max(seconds, 0.01) * SAMPLING_RATE)))
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
@@ -275,7 +304,7 @@ def _extract(
     for clip in clips:
         waveform = clip.waveform()
         if alter is not None:
-            waveform = alter(waveform, clip.identity)
+            waveform = alter(waveform, clip.content)
         if len(waveform) < upstream.shortest:
             raise AudioError(
                 f"{clip.identity} has {len(waveform)} samples, {upstream.name} needs "

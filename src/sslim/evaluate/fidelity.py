@@ -81,7 +81,8 @@ def fidelity(
     """Compares all hidden states on `utterances`.
 
     Raises:
-        TeacherError: the models differ in layers, width or hop, so that nothing can be compared.
+        TeacherError: the models differ in layers, width or hop, so that nothing can be compared, or one gives
+            values that are not finite.
         AudioError: an utterance cannot be decoded.
     """
     ours, theirs = ((model.layers, model.width, model.hop) for model in (student, teacher))
@@ -100,6 +101,12 @@ def fidelity(
     for number, utterance in enumerate(utterances):
         waveform = load_audio(utterance)
         wanted, got = (model.extract(waveform[None])[0] for model in (teacher, student))
+        for model, states in ((teacher, wanted), (student, got)):
+            if not np.isfinite(states).all():
+                raise TeacherError(
+                    f"{model.name} gives values that are not finite for {utterance.identity}",
+                    "check the model's weights",
+                )
         wanted, got = wanted.astype(np.float64), got.astype(np.float64)
         lengths = np.linalg.norm(wanted, axis=2) * np.linalg.norm(got, axis=2)
         similar = (wanted * got).sum(axis=2) / np.maximum(lengths, 1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sslim.errors import TrainingError
 from sslim.evaluate.features import FrameFeatures
 
 Head = TypeVar("Head", bound=nn.Module)
@@ -110,6 +112,10 @@ def fit(
         seeds: of initial weights and order.
         schedule: how long.
         on_progress: told a line after each epoch.
+
+    Raises:
+        TrainingError: no rate, or not every seed at the best one, gave a head with a finite loss. An
+            untrained head says nothing of a model.
     """
     searched: dict[float, tuple[float, Head]] = {}
 
@@ -122,9 +128,23 @@ def fit(
         searched[rate] = one(rate, seeds[0])
     best = min(searched, key=lambda rate: (searched[rate][0], rate))
     found = [searched[best], *(one(best, seed) for seed in seeds[1:])]
+    check_trained([score for score, _ in found], learning_rates, seeds)
     return Fit(
         tuple(head for _, head in found), best, float(np.mean([score for score, _ in found]))
     )
+
+
+def check_trained(
+    scores: Sequence[float], learning_rates: Sequence[float], seeds: Sequence[int]
+) -> None:
+    """Raises TrainingError unless all heads have a finite validation score."""
+    failed = [seed for seed, score in zip(seeds, scores, strict=True) if not math.isfinite(score)]
+    if failed:
+        rates = ", ".join(f"{rate:g}" for rate in learning_rates)
+        raise TrainingError(
+            f"the head of seed {failed[0]} never had a finite loss (learning rates {rates})",
+            "give lower ones with --learning-rates",
+        )
 
 
 def _train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,6 +35,33 @@ class GroupReport:
         return asdict(self)
 
 
+def members_of(column: str, clips: Sequence[Clip], task: Task) -> dict[str, list[int]]:
+    """The items of each group, as numbers of the test clips that are items; known before anything is trained.
+
+    Raises:
+        ConfigError: the task's items are no clips, or there are no two groups large enough to compare.
+    """
+    if task.items == "trial":
+        raise ConfigError(
+            f"scores of {task.title} belong to pairs of clips", "--group works with the other tasks"
+        )
+    members: dict[str, list[int]] = {}
+    for index, clip in enumerate(items_of(clips, task)):
+        members.setdefault(clip.row[column].strip() or "unknown", []).append(index)
+    large = [name for name, found in members.items() if len(found) >= FEWEST]
+    if len(large) < 2:
+        raise ConfigError(
+            f"the column {column!r} has {len(large)} group(s) of {FEWEST} test clips or more",
+            "a comparison needs two",
+        )
+    return members
+
+
+def items_of(clips: Sequence[Clip], task: Task) -> list[Clip]:
+    """The test clips that are items of a score."""
+    return [clip for clip in clips if task.items == "clip" or clip.row["role"] == task.items]
+
+
 def group_report(
     column: str,
     names: Sequence[str],
@@ -51,21 +79,19 @@ def group_report(
         task: for its direction.
 
     Raises:
-        ConfigError: the task's items are no clips, or there is one group only.
+        ConfigError: as `members_of`.
     """
     clean = [found[CLEAN.name] for found in outcomes]
-    identities = clean[0].identities
-    if not identities:
-        raise ConfigError(
-            f"scores of {task.title} belong to pairs of clips", "--group works with the other tasks"
-        )
-    members: dict[str, list[int]] = {}
-    for index, identity in enumerate(identities):
-        members.setdefault(clips[identity].row[column].strip() or "unknown", []).append(index)
-    large = sorted(name for name, found in members.items() if len(found) >= FEWEST)
+    members = members_of(column, [clips[name] for name in clean[0].identities], task)
+    # A group may have nothing to score, such as no slot in any of its texts.
+    large = sorted(
+        name
+        for name, found in members.items()
+        if len(found) >= FEWEST and all(math.isfinite(outcome.over(found)) for outcome in clean)
+    )
     if len(large) < 2:
         raise ConfigError(
-            f"the column {column!r} has {len(large)} group(s) of {FEWEST} test clips or more",
+            f"the column {column!r} has {len(large)} group(s) of {FEWEST} test clips with a score",
             "a comparison needs two",
         )
     scores = {

@@ -61,9 +61,15 @@ def ratio_outcome(
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of several folds as one."""
-    counts = [outcome.counts for outcome in outcomes]
-    tops, bottoms = zip(*(pair for pair in counts if pair is not None), strict=True)
+    """The outcomes of several folds as one.
+
+    Raises:
+        ValueError: a score that is no ratio of sums cannot be joined.
+    """
+    counts = [outcome.counts for outcome in outcomes if outcome.counts is not None]
+    if len(counts) < len(outcomes):
+        raise ValueError("a score over trials or queries cannot be joined over folds")
+    tops, bottoms = zip(*counts, strict=True)
     names = [name for outcome in outcomes for name in outcome.identities]
     return ratio_outcome(np.concatenate(tops), np.concatenate(bottoms), names)
 
@@ -74,7 +80,9 @@ def draws(items: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The middle 95% of bootstrapped values."""
+    """The middle 95% of bootstrapped values, those that are no numbers left out; none where none is one."""
+    if not np.isfinite(values).any():
+        return float("nan"), float("nan")
     edge = 50.0 * (1.0 - LEVEL)
     low, high = np.nanpercentile(values, [edge, 100.0 - edge])
     return float(low), float(high)

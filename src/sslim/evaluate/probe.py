@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sslim.errors import ConfigError
+from sslim.evaluate.fitting import check_trained
 
 Extract = Callable[[np.ndarray], np.ndarray]
 """A waveform (samples,) float32 at 16 kHz -> its features (L, frames, D), or (frames, D) for one layer."""
@@ -226,6 +227,9 @@ def fit_heads(
 
     Features are brought to zero mean and unit variance per layer and dimension with the training part's
     statistics, so that a model's scale does not decide how well one learning rate suits it.
+
+    Raises:
+        TrainingError: at every rate the head of some seed never had a finite loss.
     """
     mean = train[0].mean(axis=0)
     spread = train[0].std(axis=0) + 1e-5
@@ -238,7 +242,9 @@ def fit_heads(
         for rate in learning_rates
     }
     means = {rate: float(np.mean([score for score, _ in found])) for rate, found in runs.items()}
-    best = max(means, key=lambda rate: (means[rate], -rate))
+    # A rate at which a seed diverged has no mean.
+    best = max(means, key=lambda rate: (means[rate] if means[rate] >= 0 else -1.0, -rate))
+    check_trained([score for score, _ in runs[best]], learning_rates, seeds)
     heads = tuple(head for _, head in runs[best])
     return FittedHeads(heads, mean, spread, tuple(slots), best, means[best])
 
@@ -256,7 +262,8 @@ def _fit(
     rate: float,
     seed: int,
 ) -> tuple[float, PooledHead]:
-    """The head at the pass with the lowest validation loss, and its accuracy there."""
+    """The head at the pass with the lowest validation loss, and its accuracy there; not a number where no
+    loss was finite."""
     features, labels = train
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -280,6 +287,8 @@ def _fit(
             since += 1
             if since >= PATIENCE:
                 break
+    if not kept:
+        return float("nan"), head.requires_grad_(False)
     head.load_state_dict(kept)
     with torch.no_grad():
         answered = [part.argmax(-1) for part in head(valid[0]).split(slots, dim=1)]

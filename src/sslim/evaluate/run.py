@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,20 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from sslim import identity
 from sslim.errors import ConfigError
-from sslim.evaluate.clips import (
-    Clip,
-    LabelledClips,
-    check_parts,
-    check_speakers,
-    read_clips,
-)
+from sslim.evaluate.classification import check_answers
+from sslim.evaluate.clips import Clip, LabelledClips, folded, read_clips
 from sslim.evaluate.fitting import CPU
-from sslim.evaluate.groups import GroupReport, group_report
+from sslim.evaluate.groups import GroupReport, group_report, members_of
 from sslim.evaluate.outcome import Outcome, difference, interval, joined
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
+from sslim.evaluate.splits import check_parts, check_speakers
 from sslim.evaluate.tasks import Task, get_task
-from sslim.evaluate.upstream import Upstream, open_upstream
+from sslim.evaluate.upstream import FBANK, Upstream, open_upstream
 from sslim.files import write_json
 from sslim.train.device import choose_device, device_name, versions
 
@@ -53,12 +52,20 @@ class Result:
     parameters: int
     macs_per_second: int
     chance: float
+    """The score of a guess: the most frequent answer, silence, a coin."""
+    floor: float | None
+    """The score of log-mel features on the same items, where they were scored."""
     learning_rate: float
     items: int
     """Test clips, trials, recordings or queries."""
     conditions: dict[str, dict[str, Any]]
-    """Condition -> score, interval, and the loss against clean audio."""
+    """Condition -> score, interval, the change against clean audio, and the condition's identity."""
     fingerprint: str
+    """Of what was run."""
+    model_fingerprint: str
+    """Of the torch model behind it."""
+    numbers: str
+    """What the features were computed in and on."""
     seconds: float
 
 
@@ -74,13 +81,16 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            **self.facts,
-            "task": self.task,
-            "results": [asdict(result) for result in self.results],
-            "groups": [group.to_dict() for group in self.groups],
-            "notes": list(self.notes),
-        }
+        found: dict[str, Any] = json_ready(
+            {
+                **self.facts,
+                "task": self.task,
+                "results": [asdict(result) for result in self.results],
+                "groups": [group.to_dict() for group in self.groups],
+                "notes": list(self.notes),
+            }
+        )
+        return found
 
     def write(self, path: Path) -> None:
         """Writes JSON, whole or not at all."""
@@ -88,8 +98,17 @@ class Evaluation:
         write_json(path, json.loads(json.dumps(self.to_dict())))
 
 
+def json_ready(value: Any) -> Any:
+    """The same with null for every number that is not finite: JSON has no others."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def evaluate(
-    models: Sequence[str | Path],
+    models: Sequence[str | Path | Upstream],
     task: str,
     data: str | Path | LabelledClips,
     *,
@@ -107,7 +126,7 @@ def evaluate(
     """Scores models on one task.
 
     Args:
-        models: folders, hub ids, or `fbank`; differences are to the first.
+        models: folders, hub ids, `fbank`, or what is opened already; differences are to the first.
         task: a name in `tasks.TASKS`.
         data: a CSV of labelled clips (see `clips`).
         where: rows to take, as column -> value.
@@ -115,14 +134,15 @@ def evaluate(
         folds: a column whose every value is the test part once (emotion recognition by session).
         conditions: what else the test part is heard under.
         groups: columns to compare scores over.
-        allow_leaks: do not refuse a speaker in two parts.
+        allow_leaks: count a speaker or audio in two parts instead of refusing it.
         random_labels: shuffle the training labels, to see what a score is worth.
         settings: seeds, schedule, cache.
         device: where features are computed, and heads over frames learn if it is a CUDA device.
         precision: of the features.
 
     Raises:
-        SslimError: a model, the data or an option cannot be used.
+        SslimError: a model, the data or an option cannot be used, a head does not learn, or a score is no
+            number. All that can be known beforehand is found before a model is opened.
     """
     place = choose_device(device)
     # Apple's GPU has no CTC loss.
@@ -130,29 +150,68 @@ def evaluate(
     chosen = replace(settings or Settings(), device=heads_learn_on)
     what = get_task(task)
     began = time.time()
+    if folds and not what.foldable:
+        raise ConfigError(
+            f"scores of {what.title} cannot be joined over folds",
+            f"give the task {what.name} a split instead of --folds",
+        )
+    twice = [name for name, count in Counter(one.name for one in conditions).items() if count > 1]
+    if twice:
+        raise ConfigError(f"there are two conditions {twice[0]!r}", "give each another name")
     needed = (*what.columns, *groups, *([folds] if folds else []))
     clips = data
     if not isinstance(clips, LabelledClips):
         column = "" if folds else split_column
-        clips = read_clips(clips, columns=needed, where=where, split_column=column)
+        clips = read_clips(
+            clips,
+            columns=needed,
+            where=where,
+            split_column=column,
+            cache_folder=chosen.store.folder,
+        )
     clips.need(*needed)
     parts = _folds(clips, folds) if folds else [clips]
+    notes = [*clips.notes]
     for part in parts:
-        check_parts(part, parts=what.parts, shared_role=what.shared_role)
-        if what.keeps_speakers_apart and not allow_leaks:
-            check_speakers(part if not folds else _tested(part))
+        accepted = check_parts(
+            part, parts=what.parts, shared_role=what.shared_role, allow_leaks=allow_leaks
+        )
+        notes += [note for note in accepted if note not in notes]
+        if what.keeps_speakers_apart:
+            try:
+                check_speakers(part if not folds else _tested(part))
+            except ConfigError as leak:
+                if not allow_leaks:
+                    raise
+                notes.append(f"{leak.problem}: scores flatter")
+    heard = [clip for part in parts for clip in part.part("test")]
+    if what.metric == "accuracy":
+        for part in parts:
+            check_answers(part, what.columns)
+        notes += _check_test_answers(clips, heard, what)
+    for column in groups:
+        members_of(column, heard, what)
     if random_labels:
         parts = [_shuffled(part, what) for part in parts]
-    upstreams = [open_upstream(model, device=device, precision=precision) for model in models]
+    upstreams = [
+        model
+        if isinstance(model, Upstream)
+        else open_upstream(model, device=device, precision=precision)
+        for model in models
+    ]
+    names = _names([one.name if isinstance(one, Upstream) else one for one in models])
     results: list[Result] = []
     kept: list[dict[str, Outcome]] = []
-    for upstream, name in zip(upstreams, _names(models), strict=True):
+    for upstream, name in zip(upstreams, names, strict=True):
         result, outcomes = _one(
             replace(upstream, name=name), what, parts, conditions, chosen, kept[:1]
         )
         results.append(result)
         kept.append(outcomes)
-    tested = {clip.identity: clip for part in parts for clip in part.part("test")}
+    floors = [row.score for row, model in zip(results, models, strict=True) if _is_floor(model)]
+    results = [replace(result, floor=floors[0] if floors else None) for result in results]
+    notes += _suspicions(results)
+    tested = {clip.identity: clip for clip in heard}
     reports = [
         group_report(column, [r.model for r in results], kept, tested, what) for column in groups
     ]
@@ -166,7 +225,10 @@ def evaluate(
                 name: sum(len(part.part(name)) for part in parts)
                 for name in ("train", "valid", "test")
             },
+            # The same audio under any names, in any order.
+            "test_audio": identity.digest(sorted(clip.content for clip in heard)),
         },
+        "computation": identity.COMPUTATION,
         "seeds": list(chosen.seeds),
         "schedule": asdict(chosen.schedule),
         "options": dict(chosen.options),
@@ -176,7 +238,60 @@ def evaluate(
         "versions": versions(),
         "seconds": round(time.time() - began, 1),
     }
-    return Evaluation(what.name, tuple(results), tuple(reports), clips.notes, facts)
+    return Evaluation(what.name, tuple(results), tuple(reports), tuple(notes), facts)
+
+
+def _check_test_answers(data: LabelledClips, heard: Sequence[Clip], task: Task) -> list[str]:
+    """Refuses a test part with one answer, on which everyone who says it is right; notes answers that differ
+    in case or blanks only, which are counted as different."""
+    if len({tuple(clip.row[column] for column in task.columns) for clip in heard}) < 2:
+        raise ConfigError(
+            f"the test part of {data.source} has one answer, {heard[0].row[task.columns[0]]!r}",
+            "accuracy needs at least two; check the split",
+        )
+    notes = []
+    for column in task.columns:
+        spellings: dict[str, set[str]] = {}
+        for clip in data.clips:
+            spellings.setdefault(folded(clip.row[column]), set()).add(clip.row[column])
+        for found in spellings.values():
+            if len(found) > 1:
+                listed = " and ".join(repr(name) for name in sorted(found))
+                notes.append(f"the column {column!r} has {listed}: they are taken as different")
+    return notes
+
+
+def _is_floor(model: str | Path | Upstream) -> bool:
+    return (model.name if isinstance(model, Upstream) else str(model)) == FBANK
+
+
+def _suspicions(results: Sequence[Result]) -> list[str]:
+    """What a reader has to know before believing a figure."""
+    notes = []
+    first = results[0]
+    low, high = first.interval
+    if (low <= first.chance) if first.higher_is_better else (high >= first.chance):
+        notes.append(
+            f"{first.model} cannot be told from chance ({100 * first.chance:.1f}%): nothing can be said of "
+            "models that are compared with it"
+        )
+    for result in results:
+        if not result.higher_is_better and result.score > 1.0:
+            notes.append(
+                f"{result.model}: {result.metric} {100 * result.score:.0f}%, more errors than there is to be "
+                "right about; one that says nothing has 100%"
+            )
+    return notes
+
+
+def _check_score(result: str, task: Task, outcomes: Mapping[str, Outcome]) -> None:
+    """Raises ConfigError for a score over nothing, or one that is no number."""
+    for metric, outcome in outcomes.items():
+        if outcome.items == 0 or not math.isfinite(outcome.score):
+            raise ConfigError(
+                f"{metric} of {result} is no number over {outcome.items} items of {task.title}",
+                "the test part must hold something of each kind that is scored",
+            )
 
 
 def _one(
@@ -197,14 +312,17 @@ def _one(
             scorer.outcomes(clips, condition) for scorer, clips in zip(scorers, tests, strict=True)
         ]
         heard[condition.name] = found[0] if len(found) == 1 else _over_folds(found)
+        _check_score(f"{upstream.name}, {condition.name},", task, heard[condition.name])
     clean = heard[CLEAN.name]
     main = clean[task.metric]
     reference = first[0][CLEAN.name] if first else main
+    identities = {condition.name: condition.identity for condition in conditions}
     by_condition = {
         name: {
             "score": outcomes[task.metric].score,
             "interval": interval(outcomes[task.metric]),
             "change": outcomes[task.metric].score - main.score,
+            "identity": identities[name],
         }
         for name, outcomes in heard.items()
         if name != CLEAN.name
@@ -223,11 +341,18 @@ def _one(
         others={name: found.score for name, found in clean.items() if name != task.metric},
         parameters=upstream.parameters,
         macs_per_second=upstream.macs_per_second,
-        chance=float(np.mean([scorer.chance for scorer in scorers])),
+        chance=float(
+            np.average(
+                [scorer.chance for scorer in scorers], weights=[len(clips) for clips in tests]
+            )
+        ),
+        floor=None,
         learning_rate=scorers[0].learning_rate,
         items=main.items,
         conditions=by_condition,
         fingerprint=upstream.fingerprint,
+        model_fingerprint=upstream.model_fingerprint,
+        numbers=upstream.numbers,
         seconds=round(time.time() - began, 1),
     )
     return result, {name: outcomes[task.metric] for name, outcomes in heard.items()}

@@ -21,7 +21,14 @@ class Condition:
     """What happens to the audio before a model hears it."""
 
     name: str = "clean"
+    """For people; two conditions of one name may do different things."""
     alter: Alter | None = None
+    identity: str = ""
+    """The same exactly when `alter` does the same to every waveform; empty where nothing is altered."""
+
+    def __post_init__(self) -> None:
+        if (self.alter is None) != (not self.identity):
+            raise ValueError(f"the condition {self.name!r} needs an identity as long as it alters")
 
 
 CLEAN = Condition()
@@ -82,7 +89,7 @@ class Settings:
         tell, what = self.on_progress, f"{upstream.name}, {condition.name}"
         return {
             "alter": condition.alter,
-            "condition": "" if condition.alter is None else condition.name,
+            "condition": condition.identity,
             "on_progress": None if tell is None else lambda done, total: tell(what, done, total),
         }
 

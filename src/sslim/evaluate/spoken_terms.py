@@ -55,6 +55,11 @@ def fit_term_detector(upstream: Upstream, data: LabelledClips, settings: Setting
 def _targets(data: LabelledClips, clips: Sequence[Clip]) -> np.ndarray:
     queries = [clip.row["label"].strip() for clip in clips if clip.row["role"] == "query"]
     documents = [set(clip.row["label"].split()) for clip in clips if clip.row["role"] == "document"]
+    if len(documents) < 2:
+        raise ConfigError(
+            f"a part of {data.source} has {len(documents)} document(s)",
+            "a query's scores are compared over documents; give several",
+        )
     targets = np.array([[query in terms for terms in documents] for query in queries])
     if targets.size == 0 or not targets.any():
         raise ConfigError(

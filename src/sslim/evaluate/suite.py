@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from sslim.errors import ConfigError
+from sslim import identity
+from sslim.errors import ConfigError, OutputError, first_line
 from sslim.evaluate.corpora import CORPORA, Corpus, voxceleb_trials
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.superb import FBANK, superb_score
 from sslim.evaluate.tasks import TASKS
-from sslim.files import write_json
+from sslim.evaluate.upstream import Upstream, open_upstream
+from sslim.files import read_json, write_json
+from sslim.train.device import versions
 
 STATE = "sslim-superb"
 """Folder inside the corpora's, where CSVs and finished tasks are kept."""
@@ -37,28 +42,43 @@ def run_suite(
 ) -> dict[str, Any]:
     """Runs what is there, says what is missing, and prints the table.
 
-    A task that is finished for these models and settings is not run again, so an interrupted suite goes on.
+    A task that is finished for the same models, settings, audio and versions is not run again, so an
+    interrupted suite goes on.
 
     Raises:
         ConfigError: the suite is unknown, or none of its corpora is there.
+        OutputError: nothing can be written beside the corpora.
     """
     if suite.lower() != "superb":
         raise ConfigError(f"there is no suite {suite!r}", "choose superb")
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder", "name the folder that holds the corpora")
     state = root / STATE
+    upstreams: list[Upstream] = []
     results: dict[str, dict[str, dict[str, Any]]] = {}
     missing: list[str] = []
+    test_audio: dict[str, str] = {}
     for corpus in corpora:
         rows = corpus.find(root)
         if not rows:
             missing.append(f"{corpus.task}: {corpus.name} is not under {root} ({corpus.where})")
             continue
-        state.mkdir(exist_ok=True)
         source = state / f"{corpus.task}.csv"
-        _write_rows(source, rows)
+        try:
+            state.mkdir(exist_ok=True)
+            _write_rows(source, rows)
+        except OSError as error:
+            raise OutputError(
+                f"{state} cannot be written: {first_line(error)}",
+                "finished tasks are kept there; make it writable, or link the corpora into another folder",
+            ) from error
+        upstreams = upstreams or [
+            open_upstream(model, device=device, precision=precision, name=str(model))
+            for model in models
+        ]
         say(f"{corpus.task}: {len(rows):,} clips of {corpus.name}")
-        found = _task(corpus, source, models, settings, state, device, precision)
+        found = _task(corpus, source, upstreams, settings, state, device, precision)
+        test_audio[corpus.task] = found["data"]["test_audio"]
         for result in found["results"]:
             results.setdefault(result["model"], {})[corpus.task] = result
     for line in missing:
@@ -68,7 +88,14 @@ def run_suite(
             f"none of SUPERB's corpora is under {root}",
             "the lines above say where to get them; any one of them will do",
         )
-    facts: dict[str, Any] = {"suite": "superb", "results": [], "missing": missing}
+    facts: dict[str, Any] = {
+        "suite": "superb",
+        "results": [],
+        "missing": missing,
+        "computation": identity.COMPUTATION,
+        "versions": versions(),
+        "test_audio": test_audio,
+    }
     for model, by_task in results.items():
         facts["results"] += by_task.values()
         facts.setdefault("superb_score", {})[model] = score_of(by_task)
@@ -94,25 +121,12 @@ def score_of(by_task: dict[str, dict[str, Any]]) -> float | None:
 def _task(
     corpus: Corpus,
     source: Path,
-    models: Sequence[str | Path],
+    upstreams: Sequence[Upstream],
     settings: Settings,
     state: Path,
     device: str,
     precision: str,
 ) -> dict[str, Any]:
-    asked = {
-        "models": [str(model) for model in models],
-        "seeds": list(settings.seeds),
-        "learning_rates": list(settings.learning_rates),
-        "schedule": vars(settings.schedule),
-        "precision": precision,
-        "data": source.read_text(encoding="utf-8"),
-    }
-    done = state / f"{corpus.task}.json"
-    if done.is_file():
-        kept: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if kept.get("asked") == asked:
-            return kept
     options = dict(settings.options)
     if corpus.task == "asv" and "trials" not in options:
         found = voxceleb_trials(state.parent)
@@ -120,8 +134,17 @@ def _task(
             trials = state / "asv_trials.csv"
             _write_trials(found, trials)
             options["trials"] = str(trials)
+    asked = _asked(source, upstreams, replace(settings, options=options))
+    done = state / f"{corpus.task}.json"
+    if done.is_file():
+        try:
+            kept = read_json(done, "a finished task")
+        except OutputError:  # a disk that was full, say: it is run again
+            kept = {}
+        if kept.get("asked") == asked:
+            return kept
     evaluation = evaluate(
-        models,
+        upstreams,
         corpus.task,
         source,
         folds=corpus.folds,
@@ -135,6 +158,37 @@ def _task(
     write_json(done, facts)
     kept = json.loads(json.dumps(facts))
     return kept
+
+
+def _asked(source: Path, upstreams: Sequence[Upstream], settings: Settings) -> dict[str, Any]:
+    """Everything that decides a task's result. Audio counts by size and time of writing: that is known at
+    once for a whole corpus, and what is run again in vain comes from the cache of features."""
+    data = identity.content_of(source)
+    with source.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    files = sorted({row[column] for row in rows for column in ("path", "rttm") if row.get(column)})
+    stamps: list[tuple[str, int, int]] = []
+    for name in files:
+        try:
+            facts = os.stat(name)
+        except OSError:  # `evaluate` says so
+            continue
+        stamps.append((name, facts.st_size, facts.st_mtime_ns))
+    options = {
+        name: identity.content_of(value) if Path(value).is_file() else value
+        for name, value in settings.options.items()
+    }
+    return {
+        "models": [[one.name, one.fingerprint, one.numbers] for one in upstreams],
+        "seeds": list(settings.seeds),
+        "learning_rates": list(settings.learning_rates),
+        "schedule": asdict(settings.schedule),
+        "options": options,
+        "data": data,
+        "audio": identity.digest(stamps),
+        "computation": identity.COMPUTATION,
+        "versions": versions(),
+    }
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
@@ -156,6 +210,7 @@ def _write_trials(source: Path, path: Path) -> None:
 
 def _show(results: dict[str, dict[str, dict[str, Any]]], scores: dict[str, float | None]) -> None:
     table = Table(title="SUPERB (percent; QbE: MTWV x 100)", title_justify="left", box=None)
+    # Names of models may hold square brackets.
     table.add_column("model")
     for task in TASKS:
         table.add_column(task, justify="right")
@@ -167,5 +222,5 @@ def _show(results: dict[str, dict[str, dict[str, Any]]], scores: dict[str, float
             values = [] if found is None else [found["score"], *found["others"].values()]
             cells.append("/".join(f"{100 * value:.2f}" for value in values) or "-")
         score = scores[model]
-        table.add_row(model, *cells, f"{score:.0f}" if score is not None else "-")
+        table.add_row(escape(model), *cells, f"{score:.0f}" if score is not None else "-")
     Console().print(table)

@@ -35,6 +35,10 @@ class Task:
     """Whether a speaker in two parts is a leak (where speakers are the answer, it is the task)."""
     shared_role: str = ""
     """Clips whose `role` is this may be in several parts."""
+    foldable: bool = True
+    """Whether the items of several folds are one set; trials and queries are scored against each other."""
+    items: str = "clip"
+    """What is drawn with replacement: a clip, a trial, or the clips of a role."""
     packages: tuple[str, ...] = ()
     """What its metric needs beyond sslim's own requirements."""
 
@@ -93,6 +97,8 @@ _TASKS = (
         False,
         ("speaker",),
         fit_verifier,
+        foldable=False,
+        items="trial",
         packages=("sklearn",),
     ),
     Task(
@@ -114,6 +120,8 @@ _TASKS = (
         parts=("valid", "test"),
         shared_role="document",
         keeps_speakers_apart=False,
+        foldable=False,
+        items="query",
     ),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})

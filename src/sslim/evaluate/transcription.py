@@ -19,6 +19,7 @@ from sslim.evaluate.metrics import characters, edits, slot_type_counts, slot_val
 from sslim.evaluate.outcome import Outcome, ratio_outcome
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
 from sslim.evaluate.upstream import Upstream
+from sslim.plan import SAMPLING_RATE
 
 MARK = re.compile(r"</?[^<>]+>")
 CtcHead = FrameHead | RecurrentHead
@@ -120,11 +121,21 @@ def fit_transcriber(
         {token for clip in parts["train"] for token in what.tokens(clip.row[what.column])}
     )
     numbers = {token: index + 1 for index, token in enumerate(known)}  # 0 is CTC's blank
-    features = {name: settings.frames(upstream, parts[name], CLEAN) for name in ("train", "valid")}
     wanted = [
         torch.tensor([numbers[token] for token in what.tokens(clip.row[what.column])])
         for clip in parts["train"]
     ]
+    fits = [
+        len(tokens) <= upstream.frames(round(clip.utterance.seconds * SAMPLING_RATE))
+        for clip, tokens in zip(parts["train"], wanted, strict=True)
+    ]
+    if 2 * sum(fits) < len(fits):  # CTC learns nothing from the others, and would not say so
+        raise ConfigError(
+            f"{len(fits) - sum(fits)} of {len(fits)} training texts of {data.source} have more tokens than "
+            f"{upstream.name} has frames for them",
+            "check that texts belong to their clips",
+        )
+    features = {name: settings.frames(upstream, parts[name], CLEAN) for name in ("train", "valid")}
     statistics = layer_statistics(features["train"])
 
     def make() -> CtcHead:

@@ -6,7 +6,6 @@ D width.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sslim import identity
 from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.units import plan_of, shape_of
 from sslim.distill.task import normalise
 from sslim.errors import TeacherError
-from sslim.evaluate.fbank import HOP, log_mel
+from sslim.evaluate.fbank import LOG_MEL, LogMel
 from sslim.plan import MACS_SECONDS
 from sslim.train.device import choose_device, choose_precision
 
 FBANK = "fbank"
-FBANK_FINGERPRINT = "log-mel-80-400-160"
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,21 @@ class Upstream:
     macs_per_second: int
     """Multiply-accumulates per second of audio, measured on utterances of 10 s."""
     fingerprint: str
-    """Changes with the weights and the precision."""
+    """Of what is run: a torch model (weights and configuration), an exported file, the log-mel settings."""
+    model_fingerprint: str
+    """Of the torch model behind it: the same, unless an exported file is run."""
+    numbers: str
+    """What the arithmetic is done in and on, such as "bfloat16 on cpu"; empty where a file decides."""
     extract: Callable[[np.ndarray], np.ndarray]
     """Waveforms (B, S) float32 at 16 kHz -> (B, L, T, D) float32. Nothing is padded: a batch of equally
     long clips gives what each of them gives alone."""
     shortest: int = 400
     """Samples below which there is no frame."""
+
+    @property
+    def identity(self) -> str:
+        """The same exactly when the features of any audio are the same."""
+        return identity.digest("upstream", identity.COMPUTATION, self.fingerprint, self.numbers)
 
     def frames(self, samples: int) -> int:
         """About how many frames a clip has."""
@@ -69,7 +77,7 @@ def open_upstream(
         ConfigError: the device does not exist here.
     """
     if str(model) == FBANK:
-        return Upstream(name or FBANK, 1, 80, HOP, 0, 0, FBANK_FINGERPRINT, _log_mels)
+        return log_mel_upstream(LOG_MEL, name or FBANK)
     if str(model).endswith(".onnx"):
         return _exported(str(model), name)
     loaded = load_model(model)
@@ -83,7 +91,9 @@ def open_upstream(
         hop=loaded.hop,
         parameters=plan.parameters(shape),
         macs_per_second=round(plan.macs(shape) / MACS_SECONDS),
-        fingerprint=f"{loaded.fingerprint}-{str(dtype).removeprefix('torch.')}",
+        fingerprint=loaded.fingerprint,
+        model_fingerprint=loaded.fingerprint,
+        numbers=f"{str(dtype).removeprefix('torch.')} on {place.type}",
         extract=_extractor(loaded, place, dtype),
         shortest=loaded.receptive_field,
     )
@@ -131,11 +141,29 @@ def _exported(path: str, name: str) -> Upstream:
         parameters=facts["parameters"],
         macs_per_second=facts["macs_per_second"],
         # The same model in other numbers gives other features.
-        fingerprint=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        fingerprint=identity.content_of(path),
+        model_fingerprint=facts["fingerprint"],
+        numbers="",
         extract=extract,
         shortest=file.shortest,
     )
 
 
-def _log_mels(waveforms: np.ndarray) -> np.ndarray:
-    return np.stack([log_mel(waveform) for waveform in waveforms])
+def log_mel_upstream(settings: LogMel, name: str = FBANK) -> Upstream:
+    """Log-mel features as a model without parameters."""
+
+    def extract(waveforms: np.ndarray) -> np.ndarray:
+        return np.stack([settings(waveform) for waveform in waveforms])
+
+    return Upstream(
+        name=name,
+        layers=1,
+        width=settings.bands,
+        hop=settings.hop,
+        parameters=0,
+        macs_per_second=0,
+        fingerprint=settings.fingerprint,
+        model_fingerprint=settings.fingerprint,
+        numbers="",
+        extract=extract,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sslim.errors import ConfigError
+from sslim.errors import ConfigError, first_line
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
 from sslim.evaluate.fitting import layer_statistics
@@ -47,7 +47,8 @@ def fit_verifier(upstream: Upstream, data: LabelledClips, settings: Settings) ->
     its path); where they are missing, trials are drawn among the clips of a part.
 
     Raises:
-        ConfigError: there is no speaker column, or a trial names an unknown clip.
+        ConfigError: there is no speaker column, or the trials are not of both kinds, repeat themselves, or
+            name an unknown clip.
     """
     data.need("speaker")
     train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
@@ -131,26 +132,62 @@ def _outcome(
 def _trials(data: LabelledClips, clips: Sequence[Clip], source: str | None) -> list[Trial]:
     if not source:
         return _drawn(data, clips)
-    by_name = {clip.row.get("utt") or clip.row["path"]: clip.identity for clip in clips}
-    trials = []
-    try:
-        with Path(source).open(encoding="utf-8-sig", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream), start=2):
-                names = [row.get("utt1") or "", row.get("utt2") or ""]
-                for name in names:
-                    if name not in by_name:
-                        raise ConfigError(
-                            f"{source}, line {number}: there is no clip {name!r} in this part of "
-                            f"{data.source}",
-                            "trials name clips by the column utt, or by path where there is none",
-                        )
-                target = int(row.get("target") or "0")
-                trials.append((target, by_name[names[0]], by_name[names[1]]))
-    except (OSError, ValueError) as error:
+    by_name: dict[str, str] = {}
+    for clip in clips:
+        name = clip.row.get("utt") or clip.row["path"]
+        if by_name.setdefault(name, clip.identity) != clip.identity:
+            raise ConfigError(
+                f"{data.source} has two clips {name!r}, and {source} names clips",
+                "give every clip another utt",
+            )
+    trials: dict[tuple[str, str], Trial] = {}
+    for line, target, first, second in _lines(source):
+        for name in (first, second):
+            if name not in by_name:
+                raise ConfigError(
+                    f"{source}, line {line}: there is no clip {name!r} in this part of {data.source}",
+                    "trials name clips by the column utt, or by path where there is none",
+                )
+        if target not in ("0", "1"):
+            raise ConfigError(
+                f"{source}, line {line}: the target is {target!r}",
+                "write 1 for the same speaker, 0 for another",
+            )
+        trial = (int(target), by_name[first], by_name[second])
+        pair = (min(trial[1:]), max(trial[1:]))
+        if pair[0] == pair[1] or pair in trials:
+            raise ConfigError(
+                f"{source}, line {line}: {first!r} and {second!r} are "
+                + ("one clip" if pair[0] == pair[1] else "compared a second time"),
+                "take the line out; a trial counts once",
+            )
+        trials[pair] = trial
+    if {target for target, _, _ in trials.values()} != {0, 1}:
         raise ConfigError(
-            f"the trials {source} cannot be read: {error}", "give a CSV with target, utt1, utt2"
+            f"the trials {source} are not of both kinds ({len(trials)} of them)",
+            "an error rate needs pairs of one speaker and pairs of two",
+        )
+    return list(trials.values())
+
+
+def _lines(source: str) -> Iterator[tuple[int, str, str, str]]:
+    """Number, target and two names of each line of a CSV of trials."""
+    try:
+        if not Path(source).is_file():
+            raise OSError(None, "it is not a file")
+        with Path(source).open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            lacking = {"target", "utt1", "utt2"} - set(reader.fieldnames or ())
+            if lacking:
+                raise ValueError(f"it has no column {min(lacking)!r}")
+            for row in reader:
+                found = [(row[name] or "").strip() for name in ("target", "utt1", "utt2")]
+                yield reader.line_num, found[0], found[1], found[2]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(
+            f"the trials {source} cannot be read: {first_line(error)}",
+            "give a CSV with target, utt1, utt2",
         ) from error
-    return trials
 
 
 def _drawn(data: LabelledClips, clips: Sequence[Clip]) -> list[Trial]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from sslim.report.evidence import distance
+from sslim.report.quoting import code, one_line, prose
 
 CARD = """---
 library_name: transformers
@@ -11,7 +16,7 @@ pipeline_tag: feature-extraction
 tags: [speech, self-supervised, compressed, sslim, {family}]
 {base_model}---
 
-# {name}
+# {title}
 
 A {family} model compressed by [sslim](https://pypi.org/project/sslim/) with joint distillation and
 structured pruning (DPHuBERT, Peng et al., Interspeech 2023). Its licence follows from the teacher's and
@@ -20,8 +25,8 @@ the audio's; neither is known to sslim.
 ```python
 from transformers import AutoFeatureExtractor, AutoModel
 
-extractor = AutoFeatureExtractor.from_pretrained("{name}")
-model = AutoModel.from_pretrained("{name}", trust_remote_code=True).eval()
+extractor = AutoFeatureExtractor.from_pretrained({name})
+model = AutoModel.from_pretrained({name}, trust_remote_code=True).eval()
 inputs = extractor(waveform_16khz, sampling_rate=16000, return_tensors="pt")
 states = model(**inputs, output_hidden_states=True).hidden_states  # {count} x (1, frames, {width})
 ```
@@ -39,8 +44,8 @@ Input: 16 kHz mono waveforms{normalised}. One frame every {hop} samples ({millis
 
 ## Distance to the teacher
 
-Measured on {measured_utterances} utterances of the training audio, through the projections learned in
-distillation, at the mapped layers (0 is the output of the feature projection):
+{measured}, through the projections learned in distillation, at the mapped layers (0 is the output of the
+feature projection):
 
 | layer | cosine similarity | L1 distance |
 |---|---|---|
@@ -48,8 +53,8 @@ distillation, at the mapped layers (0 is the output of the feature projection):
 
 ## How it was made
 
-- teacher: `{teacher}` (SHA-256 of its weights {fingerprint})
-- audio: {heard}, from `{audio}`
+- teacher: {teacher} (its fingerprint {fingerprint})
+- audio: {heard}, from {audio}
 - recipe: {recipe}; {stage1} updates of joint distillation and pruning, {stage2} updates of recovery,
   {seconds_per_update:g} s of audio each; seed {seed}
 - gates that had not settled at the decision: {undecided:,} of {units:,}
@@ -65,24 +70,44 @@ you rely on this model.
 """
 
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
 def _base_model(source: str) -> str:
     """The hub refuses cards whose base model is no id of the hub."""
-    owner, slash, name = source.partition("/")
-    return f"base_model: {source}\n" if slash and owner.strip(".~") and "/" not in name else ""
+    return f"base_model: {source}\n" if HUB_ID.fullmatch(source) else ""
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    """On which audio the distance was measured."""
+    known = distance(dict(result))
+    if known is not None and known.held_out:
+        return (
+            f"Measured on {known.utterances:,} utterances ({known.seconds:,.0f} s, chosen "
+            f"{prose(known.chosen)}) that training never heard"
+        )
+    count = f" ({known.utterances:,} utterances)" if known is not None and known.utterances else ""
+    return f"Measured on audio that was trained on{count}, so it is farther on other audio"
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """The card's text from the facts of a finished run (see `sslim.json`)."""
+    """The card's text from the facts of a finished run (see `sslim.json`).
+
+    Names that somebody else chose (of folders, teachers, audio) are made harmless: they can start no heading,
+    link or tag in a page that is published.
+    """
     result, run = facts["result"], facts["config"]
+    known = distance(dict(result))
     rows = "\n".join(
         f"| {layer} | {row['cosine']:.4f} | {row['l1']:.4f} |"
-        for layer, row in result["layers"].items()
+        for layer, row in ({} if known is None else known.layers).items()
     )
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return CARD.format(
         family=result["family"],
-        name=facts["name"],
-        teacher=facts["teacher"]["source"],
+        title=prose(facts["name"]),
+        name=json.dumps(one_line(facts["name"]), ensure_ascii=False),
+        teacher=code(facts["teacher"]["source"]),
         base_model=_base_model(facts["teacher"]["source"]),
         fingerprint=facts["teacher"]["fingerprint"][:16],
         count=result["hidden_states"],
@@ -97,11 +122,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
         macs=result["macs_per_second"],
         mac_share=result["macs_per_second"] / result["dense_macs_per_second"],
         file_bytes=result["file_bytes"],
-        measured_utterances=result["measured_utterances"],
+        measured=_measured(result),
         layers=rows,
-        heard=facts["audio"]["described"],
-        audio=facts["audio"]["source"],
-        recipe=facts["recipe"],
+        heard=prose(facts["audio"]["described"]),
+        audio=code(facts["audio"]["source"]),
+        recipe=prose(facts["recipe"]),
         stage1=run["stage1"]["updates"],
         stage2=run["stage2"]["updates"],
         seconds_per_update=run["seconds_per_update"],
@@ -109,9 +134,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
         undecided=result["undecided"],
         units=result["units"],
         minutes=result["seconds"] / 60,
-        device=facts["device"],
+        device=prose(facts["device"]),
         precision=facts["precision"],
-        versions=versions,
+        versions=prose(versions),
     )
 
 
@@ -128,13 +153,17 @@ Written and compared by `sslim export`; the figures are the worst of all layers.
 def with_export(card: str, facts: Mapping[str, Any]) -> str:
     """The card with a line about one exported file (see `deploy.export`), in place of an earlier one."""
     cosine, difference = facts["worst_cosine"], facts["worst_difference"]
+    start = f"| {code(facts['file'])} |"
     line = (
-        f"| `{facts['file']}` | {facts['format']} | {facts['bytes']:,} "
+        f"{start} {prose(facts['format'])} | {facts['bytes']:,} "
         f"| {'-' if cosine is None else f'{cosine:.5f}'} "
-        f"| {'-' if difference is None else f'{difference:.1e}'} | {facts['audio'] or '-'} |"
+        f"| {'-' if difference is None else f'{difference:.1e}'} | {prose(facts['audio'] or '-')} |"
     )
-    if EXPORTS not in card:
-        return f"{card.rstrip()}\n\n{EXPORTS_HEAD}{line}\n"
-    lines = [row for row in card.splitlines() if not row.startswith(f"| `{facts['file']}` |")]
-    last = max(index for index, row in enumerate(lines) if row.startswith("|"))
+    lines = card.rstrip().split("\n")
+    if EXPORTS not in lines:
+        return "\n".join([*lines, "", f"{EXPORTS_HEAD}{line}\n"])
+    at = lines.index(EXPORTS)
+    lines[at:] = [row for row in lines[at:] if not row.startswith(start)]
+    # The last row of this table; what people wrote below it stays there.
+    last = max((n for n in range(at, len(lines)) if lines[n].startswith("|")), default=at)
     return "\n".join([*lines[: last + 1], line, *lines[last + 1 :]]) + "\n"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sslim.errors import ConfigError, OutputError
+from sslim.errors import ConfigError, OutputError, first_line
+from sslim.files import write_text
 from sslim.report.evidence import DECISIONS, Evidence
+from sslim.report.quoting import one_line, word
 from sslim.report.words import Words
 
 FIELDS = {
@@ -25,6 +26,8 @@ FIELDS = {
     "rollback_to": "the file or folder to go back to",
     "target_machine": "the machine it will run on",
 }
+MOST_BYTES = 2**20
+"""Of `rollout.toml`: some lines that people write."""
 TEMPLATE = "# Decisions about rolling this model out. Empty means open.\n" + "".join(
     f'\n# {text}\n{name} = ""\n' for name, text in FIELDS.items()
 )
@@ -51,13 +54,13 @@ def write_template(folder: Path) -> Path:
         OutputError: it exists, or cannot be written.
     """
     path = folder / DECISIONS
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise OutputError(f"{path} exists", "edit it")
     try:
-        path.write_text(TEMPLATE, encoding="utf-8")
+        write_text(path, TEMPLATE)
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written: {error.strerror}", "check the folder"
+            f"{path} cannot be written: {first_line(error)}", "check the folder"
         ) from error
     return path
 
@@ -69,16 +72,27 @@ def decisions(folder: Path) -> dict[str, str]:
         ConfigError: the file is no TOML, or holds something else.
     """
     path = folder / DECISIONS
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
+        if not path.is_file():
+            raise OSError(None, "it is not a file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", "mend it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}", "mend it") from error
     unknown = sorted(set(found) - set(FIELDS))
     if unknown:
-        raise ConfigError(f"{path} has {unknown[0]!r}", f"it knows {', '.join(FIELDS)}")
-    return {name: str(value).strip() for name, value in found.items() if str(value).strip()}
+        raise ConfigError(
+            f"{path} has {one_line(unknown[0], 60)!r}", f"it knows {', '.join(FIELDS)}"
+        )
+    for name, value in found.items():
+        # `licence = false` must not tick a point as decided.
+        if isinstance(value, (bool, list, dict)):
+            raise ConfigError(f"{path}: {name} is no text", f'write {name} = "..."')
+    decided = {name: one_line(value) for name, value in found.items()}
+    return {name: value for name, value in decided.items() if value}
 
 
 def checklist(evidence: Evidence, words: Words) -> list[Item]:
@@ -87,11 +101,12 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
     Raises:
         ConfigError: `rollout.toml` is wrong.
     """
-    say, folder = words.say, evidence.folder
-    decided = decisions(folder)
-    teacher = evidence.teacher or "TEACHER"
-    init = f"sslim checklist {folder} --init" if not (folder / DECISIONS).exists() else ""
-    edit = init or f"$EDITOR {folder / DECISIONS}"
+    say = words.say
+    decided = decisions(evidence.folder)
+    teacher, folder = word(evidence.teacher, "TEACHER"), word(evidence.folder, "RUN")
+    decided_in = word(evidence.folder / DECISIONS, f"RUN/{DECISIONS}")
+    init = "" if (evidence.folder / DECISIONS).exists() else f"sslim checklist {folder} --init"
+    edit = init or f"$EDITOR {decided_in}"
     items: list[Item] = []
 
     def add(key: str, found: str, command: str) -> None:
@@ -100,34 +115,34 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
             Item(key, bool(found), say(f"check_{key}"), found or missing, "" if found else command)
         )
 
+    def written(name: str) -> str:
+        return f"--json {word(evidence.folder / 'evidence' / name, f'RUN/evidence/{name}')}"
+
     scored = ", ".join(dict.fromkeys(score["task"] for score in evidence.scores))
     judged = f"sslim evaluate {teacher} {folder} fbank --task ks --data clips.csv"
-    add("own_data", scored, f"{judged} --json {folder}/evidence/ks.json")
-    noisy = _conditions(evidence)
+    add("own_data", scored, f"{judged} {written('ks.json')}")
     add(
         "noise",
-        ", ".join(noisy),
-        f"{judged} --noise noises/ --conditions telephone,clipping --json {folder}/evidence/noise.json",
-    )
-    groups = dict.fromkeys(
-        g["column"] for score in evidence.scores for g in score.get("groups", ())
+        ", ".join(_conditions(evidence)),
+        f"{judged} --noise noises/ --conditions telephone,clipping {written('noise.json')}",
     )
     add(
         "groups",
-        ", ".join(groups),
-        f"{judged} --group gender,age --json {folder}/evidence/groups.json",
+        ", ".join(_groups(evidence)),
+        f"{judged} --group gender,age {written('groups.json')}",
     )
     exported = [e for e in evidence.exports if e["passed"]]
     files = ", ".join(f"{e['file']} ({e['format']})" for e in exported)
-    add("export", files, f"sslim export {folder} {folder}/model-int8.onnx --format onnx-int8")
+    made = word(evidence.folder / "model-int8.onnx", "RUN/model-int8.onnx")
+    add("export", files, f"sslim export {folder} {made} --format onnx-int8")
     add(
         "hardware",
         _hardware(evidence, words),
-        f"sslim bench {teacher} {folder} --seconds 1,10 --json {folder}/evidence/bench.json",
+        f"sslim bench {teacher} {folder} --seconds 1,10 {written('bench.json')}",
     )
     add("machine", decided.get("target_machine", ""), edit)
     seconds = evidence.result.get("seconds")
-    took = "" if seconds is None else say("check_minutes", minutes=f"{seconds / 60:.0f}")
+    took = "" if seconds is None else say("check_minutes", minutes=f"{seconds / 60:.1f}")
     add("update_time", took, "sslim compress TEACHER AUDIO OUT --params 25%")
     add("update_every", decided.get("update_every", ""), edit)
     people = [decided.get(name, "") for name in ("owner", "reviewer", "operator")]
@@ -139,25 +154,36 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
 
 
 def _conditions(evidence: Evidence) -> list[str]:
+    """What this model was heard under besides clean audio."""
     found: dict[str, None] = {}
-    for score in evidence.scores:
-        for row in score["results"]:
-            found |= dict.fromkeys(row.get("conditions", {}))
+    for scored in evidence.scores:
+        for row in filter(evidence.is_own, scored["results"]):
+            found |= dict.fromkeys(row["conditions"])
+    return list(found)
+
+
+def _groups(evidence: Evidence) -> list[str]:
+    """Columns over which this model's scores were compared."""
+    found: dict[str, None] = {}
+    for scored in evidence.scores:
+        own = {row["model"] for row in filter(evidence.is_own, scored["results"])}
+        found |= dict.fromkeys(
+            report["column"] for report in scored["groups"] if own & set(report["scores"])
+        )
     return list(found)
 
 
 def _hardware(evidence: Evidence, words: Words) -> str:
-    """The machine, where the model was faster than real time on it."""
+    """The machine, where this model was faster than real time on it."""
     if evidence.bench is None:
         return ""
-    rows: list[dict[str, Any]] = evidence.bench["results"]
-    own = [row for row in rows if row["model"] != rows[0]["model"]] or rows
-    best = min(own, key=lambda row: row["real_time_factor"])
+    own = filter(evidence.is_own, evidence.bench["results"])
+    best = min(own, key=lambda row: float(row["real_time_factor"]))
     if best["real_time_factor"] >= 1:
         return ""
     return words.say(
         "check_real_time",
-        machine=evidence.bench["machine"].get("processor", ""),
+        machine=evidence.bench["machine"]["processor"] or words.say("not_known"),
         runtime=best["runtime"],
-        times=f"{1 / best['real_time_factor']:.0f}",
+        times=f"{1 / best['real_time_factor']:.1f}",
     )

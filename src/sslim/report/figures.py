@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sslim.errors import ConfigError
-from sslim.report.evidence import Evidence
+from sslim.report.evidence import Evidence, distance
+from sslim.report.quoting import label as shown
+from sslim.report.quoting import script_json
 from sslim.report.words import Words
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 GREY = "rgba(140,140,140,0.35)"
+MOST_POINTS = 2000
+"""Of a curve; a longer log is thinned, its last line kept."""
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 
 
@@ -45,18 +48,13 @@ class Picture:
 
 
 def _graphs() -> Any:
-    try:
-        from plotly import graph_objects
-    except ImportError as error:
-        raise ConfigError(
-            "reports need the package plotly, which is not installed", "run: pip install plotly"
-        ) from error
+    from plotly import graph_objects
+
     return graph_objects
 
 
 def plotly_source() -> str:
     """plotly's own JavaScript, to stand in the page."""
-    _graphs()
     from plotly.offline import get_plotlyjs
 
     source: str = get_plotlyjs()
@@ -74,9 +72,7 @@ def _picture(key: str, label: str, figure: Drawing, table: Table, height: int = 
         font={"family": "system-ui, sans-serif", "size": 13},
         template="none",
     )
-    # In a page's script nothing may look like the end of the script.
-    data = json.dumps(json.loads(figure.to_json()), ensure_ascii=False).replace("</", "<\\/")
-    return Picture(key, label, data, table, height)
+    return Picture(key, label, script_json(json.loads(figure.to_json())), table, height)
 
 
 def ranges(indices: Iterable[int]) -> str:
@@ -171,9 +167,9 @@ def parts(evidence: Evidence, words: Words) -> list[Picture]:
 def training(evidence: Evidence, words: Words) -> list[Picture]:
     """Loss, sparsity and open gates over both stages, and when the student shrank."""
     say = words.say
-    joint = [line for line in evidence.log if line["stage"] == "stage1"]
-    later = [line for line in evidence.log if line["stage"] == "stage2"]
-    if not evidence.log:
+    joint = _thinned([line for line in evidence.log if line["stage"] == "stage1"])
+    later = _thinned([line for line in evidence.log if line["stage"] == "stage2"])
+    if not joint and not later:
         return []
     offset = joint[-1]["update"] if joint else 0
     shrinks = [now["update"] for last, now in pairwise(joint) if now["shrinks"] > last["shrinks"]]
@@ -188,10 +184,14 @@ def training(evidence: Evidence, words: Words) -> list[Picture]:
             (say(f"sparsity_{name}"), steps, [line[key] for line in joint])
             for name, key in (("expected", "sparsity"), ("target", "target"))
         ]
-        kinds = [name for name in joint[0] if name.startswith("open.")]
         curves["gates"] = [
-            (say(_kind(kind.removeprefix("open."))), steps, [line[kind] for line in joint])
-            for kind in kinds
+            (
+                say(name),
+                [line["update"] for line in joint if f"open.{kind}" in line],
+                [line[f"open.{kind}"] for line in joint if f"open.{kind}" in line],
+            )
+            for kind, name in KINDS.items()
+            if any(f"open.{kind}" in line for line in joint)
         ]
     pictures = []
     for key, series in curves.items():
@@ -216,22 +216,34 @@ def training(evidence: Evidence, words: Words) -> list[Picture]:
     return pictures
 
 
-def _kind(kind: str) -> str:
-    return {"head": "heads"}.get(kind, kind)
+KINDS = {
+    "conv": "conv",
+    "head": "heads",
+    "ffn": "ffn",
+    "attention_block": "attention_block",
+    "ffn_block": "ffn_block",
+}
+"""Kinds of units in the log -> their words."""
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    every = -(-len(lines) // MOST_POINTS) or 1
+    return lines if every == 1 else [*lines[:-1:every], lines[-1]]
 
 
 def fidelity(evidence: Evidence, words: Words) -> list[Picture]:
     """Cosine per layer: as the run measured it, and on audio of the user's."""
     say = words.say
     series: list[tuple[str, list[int], list[float]]] = []
-    layers_of_run = evidence.result.get("layers", {})
-    if layers_of_run:
-        places = sorted(map(int, layers_of_run))
-        cosines = [layers_of_run[str(place)]["cosine"] for place in places]
-        series.append((say("training"), places, cosines))
+    known = distance(evidence.result)
+    if known is not None:
+        name = say("held_out" if known.held_out else "trained_on")
+        name += f" ({known.utterances})" if known.utterances else ""
+        cosines = [row["cosine"] for row in known.layers.values()]
+        series.append((name, list(known.layers), cosines))
     for measured in evidence.fidelity:
         rows = measured["layers"]
-        name = f"{measured.get('model', evidence.name)} ({measured['utterances']})"
+        name = f"{shown(measured['model'])} ({measured['utterances']})"
         series.append((name, [row["layer"] for row in rows], [row["cosine"] for row in rows]))
     if not series:
         return []
@@ -250,7 +262,7 @@ def fidelity(evidence: Evidence, words: Words) -> list[Picture]:
 
 
 def scores(evidence: Evidence, words: Words) -> list[Picture]:
-    """Each task: every model's score with its interval."""
+    """Each task: the scores of this model, its teacher and log-mel features with their intervals."""
     say = words.say
     pictures = []
     for number, scored in enumerate(evidence.scores):
@@ -259,31 +271,36 @@ def scores(evidence: Evidence, words: Words) -> list[Picture]:
         direction = say("higher_better" if first["higher_is_better"] else "lower_better")
         title = f"{scored['task']}: {first['metric']} ({direction})"
         figure = _graphs().Figure()
-        spans = [row.get("interval") or (row["score"], row["score"]) for row in rows]
+        spans = [row["interval"] or (row["score"], row["score"]) for row in rows]
         figure.add_scatter(
             x=[100 * row["score"] for row in rows],
-            y=[row["model"] for row in rows],
+            y=[shown(row["model"]) for row in rows],
             mode="markers",
-            marker={"size": 11, "color": [_colour(evidence, scored, row) for row in rows]},
+            marker={"size": 11, "color": [_colour(evidence, row) for row in rows]},
             error_x={
                 "type": "data",
                 "color": "#888888",
                 "symmetric": False,
-                "array": [100 * (s[1] - r["score"]) for s, r in zip(spans, rows, strict=True)],
-                "arrayminus": [100 * (r["score"] - s[0]) for s, r in zip(spans, rows, strict=True)],
+                "array": [
+                    max(0.0, 100 * (s[1] - r["score"])) for s, r in zip(spans, rows, strict=True)
+                ],
+                "arrayminus": [
+                    max(0.0, 100 * (r["score"] - s[0])) for s, r in zip(spans, rows, strict=True)
+                ],
             },
             hovertemplate="%{y}: %{x:.1f}<extra></extra>",
         )
         figure.add_vline(x=100 * first["chance"], line_dash="dot", line_color="grey")
-        figure.update_layout(title={"text": title}, showlegend=False)
-        figure.update_yaxes(autorange="reversed", automargin=True)
+        figure.update_layout(title={"text": shown(title)}, showlegend=False)
+        # A model that is called 2024 or 1e3 is a name, no number.
+        figure.update_yaxes(type="category", autorange="reversed", automargin=True)
         figure.update_xaxes(title={"text": say("score")})
         table = [
             (
                 row["model"],
                 f"{100 * row['score']:.1f}",
-                _span(row.get("interval"), 100),
-                _difference(row) if row is not first else "",
+                _span(row["interval"], 100),
+                _difference(row) if scored["against_teacher"] and row is not first else "",
             )
             for row in rows
         ]
@@ -292,7 +309,7 @@ def scores(evidence: Evidence, words: Words) -> list[Picture]:
             say("model"),
             say("score"),
             say("interval"),
-            say("difference", name=first["model"]),
+            say("difference", name=first["model"]) if scored["against_teacher"] else "",
         )
         height = 150 + 40 * len(rows)
         pictures.append(
@@ -301,9 +318,8 @@ def scores(evidence: Evidence, words: Words) -> list[Picture]:
     return pictures
 
 
-def _colour(evidence: Evidence, scored: dict[str, Any], row: dict[str, Any]) -> str:
-    teacher, student = evidence.pair(scored)
-    return BLUE if row is student else ORANGE if row is teacher else "grey"
+def _colour(evidence: Evidence, row: dict[str, Any]) -> str:
+    return BLUE if evidence.is_own(row) else ORANGE if evidence.is_teacher(row) else "grey"
 
 
 def _span(interval: Sequence[float] | None, scale: float) -> str:
@@ -313,37 +329,35 @@ def _span(interval: Sequence[float] | None, scale: float) -> str:
 
 
 def _difference(row: dict[str, Any]) -> str:
-    between = row.get("difference_interval")
+    between = row["difference_interval"]
     known = "" if between is None else f" ({100 * between[0]:+.1f} - {100 * between[1]:+.1f})"
     return f"{100 * row['difference']:+.1f}{known}"
 
 
 def conditions(evidence: Evidence, words: Words) -> list[Picture]:
-    """Scores of teacher and student under each condition."""
+    """Scores of this model, its teacher and log-mel features under each condition."""
     say = words.say
     pictures = []
     for number, scored in enumerate(evidence.scores):
-        rows = [row for row in scored["results"] if row.get("conditions")]
-        if not rows:
+        rows = [row for row in scored["results"] if row["conditions"]]
+        if not any(evidence.is_own(row) for row in rows):
             continue
-        names = list(rows[0]["conditions"])
         figure = _graphs().Figure()
         table = []
         for row, colour in zip(rows, COLOURS, strict=False):
-            values = [row["score"], *(row["conditions"][name]["score"] for name in names)]
+            heard = {say("clean"): row["score"]}
+            heard |= {name: found["score"] for name, found in row["conditions"].items()}
             figure.add_scatter(
-                x=[say("clean"), *names],
-                y=[100 * value for value in values],
-                name=row["model"],
+                x=[shown(name) for name in heard],
+                y=[100 * score for score in heard.values()],
+                name=shown(row["model"]),
                 mode="lines+markers",
                 line={"color": colour},
             )
-            table += [
-                (row["model"], name, f"{100 * value:.1f}")
-                for name, value in zip([say("clean"), *names], values, strict=True)
-            ]
+            table += [(row["model"], name, f"{100 * score:.1f}") for name, score in heard.items()]
         title = f"{scored['task']}: {rows[0]['metric']}"
-        figure.update_layout(title={"text": title}, hovermode="x unified", showlegend=True)
+        figure.update_layout(title={"text": shown(title)}, hovermode="x unified", showlegend=True)
+        figure.update_xaxes(type="category")
         figure.update_yaxes(title={"text": say("score")})
         columns = (say("model"), say("condition"), say("score"))
         pictures.append(
@@ -356,48 +370,48 @@ def groups(evidence: Evidence, words: Words) -> list[tuple[Picture, tuple[str, .
     """Scores per group of speakers, with what the evaluation says of gaps."""
     say = words.say
     found = []
-    for number, scored in enumerate(evidence.scores):
-        for report in scored.get("groups", ()):
-            figure = _graphs().Figure()
-            table = []
-            for (model, cells), colour in zip(report["scores"].items(), COLOURS, strict=False):
-                values = list(cells)
-                figure.add_bar(
-                    x=values,
-                    y=[100 * cells[value]["score"] for value in values],
-                    name=model,
-                    marker_color=colour,
-                )
-                table += [
-                    (
-                        model,
-                        value,
-                        str(cells[value]["clips"]),
-                        f"{100 * cells[value]['score']:.1f}",
-                        _span(cells[value]["interval"], 100),
-                    )
-                    for value in values
-                ]
-            title = f"{scored['task']}: {report['column']}"
-            figure.update_layout(title={"text": title}, barmode="group")
-            columns = (say("model"), say("group"), say("clips"), say("score"), say("interval"))
-            picture = _picture(
-                f"groups-{number}-{report['column']}", title, figure, Table(columns, tuple(table))
+    reports = [
+        (scored["task"], report) for scored in evidence.scores for report in scored["groups"]
+    ]
+    for number, (task, report) in enumerate(reports):
+        figure = _graphs().Figure()
+        table = []
+        for (model, cells), colour in zip(report["scores"].items(), COLOURS, strict=False):
+            figure.add_bar(
+                x=[shown(value) for value in cells],
+                y=[100 * cell["score"] for cell in cells.values()],
+                name=shown(model),
+                marker_color=colour,
             )
-            found.append((picture, tuple(report["sentences"])))
+            table += [
+                (
+                    model,
+                    value,
+                    str(cell["clips"]),
+                    f"{100 * cell['score']:.1f}",
+                    _span(cell["interval"], 100),
+                )
+                for value, cell in cells.items()
+            ]
+        title = f"{task}: {report['column']}"
+        figure.update_layout(title={"text": shown(title)}, barmode="group")
+        figure.update_xaxes(type="category")
+        columns = (say("model"), say("group"), say("clips"), say("score"), say("interval"))
+        picture = _picture(f"groups-{number}", title, figure, Table(columns, tuple(table)))
+        found.append((picture, tuple(report["sentences"])))
     return found
 
 
 def latency(evidence: Evidence, words: Words) -> list[Picture]:
-    """Time and memory of every model and runtime, for the longest audio on the fewest threads."""
+    """Time and memory of this model and its teacher, for the longest audio on the fewest threads."""
     if evidence.bench is None:
         return []
     say = words.say
     rows = evidence.bench["results"]
     threads = min(row["threads"] for row in rows)
-    seconds = max(row["seconds"] for row in rows)
-    shown = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
-    names = [f"{row['model']}, {row['runtime']}" for row in shown]
+    seconds = max(row["seconds"] for row in rows if row["threads"] == threads)
+    chosen = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
+    names = _apart([shown(f"{row['model']}, {row['runtime']}") for row in chosen])
     pictures = []
     columns = (
         say("model"),
@@ -416,30 +430,48 @@ def latency(evidence: Evidence, words: Words) -> list[Picture]:
             str(row["threads"]),
             f"{row['seconds']:g} s",
             f"{1e3 * row['median']:.0f}",
-            f"{row['ratio']:.2f}",
+            _times(evidence, row),
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['file_bytes'] / 1e6:.1f}",
         )
         for row in rows
     )
     for key, values in (
-        ("time", [1e3 * row["median"] for row in shown]),
-        ("memory", [row["peak_bytes"] / 2**20 for row in shown]),
+        ("time", [1e3 * row["median"] for row in chosen]),
+        ("memory", [row["peak_bytes"] / 2**20 for row in chosen]),
     ):
         figure = _graphs().Figure()
-        colours = [ORANGE if row["model"] == shown[0]["model"] else BLUE for row in shown]
+        colours = [_colour(evidence, row) for row in chosen]
         figure.add_bar(y=names, x=values, orientation="h", marker_color=colours)
         title = f"{say(key)}: {seconds:g} s, {say('threads')} {threads}"
         figure.update_layout(title={"text": title}, showlegend=False)
-        figure.update_yaxes(autorange="reversed", automargin=True)
+        figure.update_yaxes(type="category", autorange="reversed", automargin=True)
         pictures.append(
-            _picture(f"latency-{key}", title, figure, Table(columns, table), 140 + 34 * len(shown))
+            _picture(f"latency-{key}", title, figure, Table(columns, table), 140 + 34 * len(chosen))
         )
     return pictures
 
 
+def _apart(names: Sequence[str]) -> list[str]:
+    """Two folders of one name are two bars."""
+    return [
+        name if name not in names[:place] else f"{name} ({place + 1})"
+        for place, name in enumerate(names)
+    ]
+
+
+def _times(evidence: Evidence, row: dict[str, Any]) -> str:
+    """How many times as fast as the teacher in the same runtime; `-` where it was not measured in it."""
+    assert evidence.bench is not None
+    place = (row["runtime"], row["threads"], row["seconds"])
+    for other in filter(evidence.is_teacher, evidence.bench["results"]):
+        if (other["runtime"], other["threads"], other["seconds"]) == place:
+            return f"{other['median'] / row['median']:.2f}"
+    return "-"
+
+
 def comparison(points: Sequence[tuple[str, float, float | None]], words: Words) -> Picture | None:
-    """Quality against cost: (name, MACs per second, share of the teacher's correct answers)."""
+    """Quality against cost: (name, MACs per second, least share of the teacher's correct answers)."""
     known = [(name, macs, kept) for name, macs, kept in points if kept is not None]
     if not known:
         return None
@@ -448,7 +480,7 @@ def comparison(points: Sequence[tuple[str, float, float | None]], words: Words) 
     figure.add_scatter(
         x=[macs / 1e9 for _, macs, _ in known],
         y=[100 * kept for _, _, kept in known],
-        text=[name for name, _, _ in known],
+        text=[shown(name) for name, _, _ in known],
         mode="markers+text",
         textposition="top center",
         marker={"size": 12, "color": BLUE},

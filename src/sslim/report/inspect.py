@@ -100,7 +100,8 @@ class Inspection:
                 *_share(part["macs_per_second"], part["dense_macs_per_second"]),
                 end_section=name == rows[-2][0],
             )
-        console.print(f"{facts['model']}: {facts['family']}", highlight=False)
+        # A folder may be called [red].
+        console.print(f"{facts['model']}: {facts['family']}", highlight=False, markup=False)
         for table in (convolutions, layers, parts):
             console.print(table)
 
@@ -183,19 +184,19 @@ def _columns(axes: Any, title: str, kept: list[int], dense: list[int], first: in
     axes.legend(frameon=False, fontsize=8)
 
 
-def inspect_model(model: str | Path) -> Inspection:
+def inspect_model(model: str | Path, *, revision: str | None = None) -> Inspection:
     """Inspects a folder, a hub id or a checkpoint file, dense or compressed.
 
     Raises:
-        TeacherError: it cannot be read, or is of an unknown family.
+        TeacherError: it cannot be read, is of an unknown family, or its plan does not fit it.
     """
     from sslim.backbone.loading import load_config
 
-    config = load_config(model)
+    config = load_config(model, revision=revision)
     shape = ModelShape.from_config(config)
     plan = getattr(config, "plan", None)
     return Inspection(
-        name=str(model),
+        name=str(model) if revision is None else f"{model}@{revision}",
         shape=shape,
         plan=PruningPlan.dense(shape) if plan is None else PruningPlan.from_dict(plan),
     )

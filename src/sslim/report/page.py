@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sslim import __version__
-from sslim.errors import ConfigError, OutputError
+from sslim.errors import ConfigError, OutputError, first_line
+from sslim.files import write_text
 from sslim.report import figures
 from sslim.report.checklist import Item, checklist
-from sslim.report.evidence import Evidence, read_evidence
+from sslim.report.evidence import Evidence, distance, read_evidence
 from sslim.report.figures import Picture, Table
-from sslim.report.verdict import Verdict, judge
+from sslim.report.quoting import one_line, script_json, word
+from sslim.report.verdict import TaskLoss, Verdict, judge, measured_cosine
 from sslim.report.words import Words
+
+BUSY = 0.5
+"""Processes that wanted a core before a benchmark began, above which its times are said to be disturbed."""
+START = b"<!doctype html>"
 
 
 @dataclass
@@ -61,29 +66,40 @@ def write_report(
         raise ConfigError(
             "further evidence was given for several runs", "put it into RUN/evidence/ of each"
         )
+    out = Path(out)
+    _check_out(out)
     found = [read_evidence(run, evidence) for run in runs]
     text = _one(found[0], words) if len(found) == 1 else _several(found, words)
-    out = Path(out)
-    aside = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(out)
+        write_text(out, text)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise OutputError(
-            f"{out} cannot be written: {error.strerror}", "name another file"
+            f"{out} cannot be written: {first_line(error)}", "name another file"
         ) from error
     return out
 
 
-def _render(**values: Any) -> str:
+def _check_out(out: Path) -> None:
+    """A report takes the place of a report, never of a model, a device or somebody's file."""
     try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise ConfigError(
-            "reports need the package jinja2, which is not installed", "run: pip install jinja2"
+        if not out.exists():
+            return
+        if not out.is_file():
+            raise OutputError(f"{out} is not a file", f"name one, such as {out / 'report.html'}")
+        with out.open("rb") as stream:
+            if stream.read(len(START)).lower() in (START, b""):
+                return
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be written: {first_line(error)}", "name another file"
         ) from error
+    raise OutputError(f"{out} exists and is no report", "name another file")
+
+
+def _render(**values: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     source = files("sslim.report").joinpath("page.html").read_text(encoding="utf-8")
     page: str = environment.from_string(source).render(
@@ -96,64 +112,124 @@ def _one(evidence: Evidence, words: Words) -> str:
     verdict = judge(evidence)
     items = checklist(evidence, words)
     sections = _sections(evidence, words)
+    folder, path = word(evidence.folder, "RUN"), evidence.folder / "evidence" / "bench.json"
     return _render(
         say=words.say,
         language=words.language,
-        title=words.say("title", name=evidence.name),
-        headline=_headline(verdict, words),
+        title=words.say("title", name=one_line(evidence.name)),
+        headline=_headline(evidence, verdict, words),
         decision=verdict.decision,
         sentence=recommendation(verdict, items, words),
+        tasks=task_sentences(verdict, words),
         sections=[section for section in sections if not section.missing],
         absent=[section for section in sections if section.missing],
         items=items,
         cost=_cost(evidence),
-        folder=evidence.folder,
-        unread=evidence.unread,
+        cost_command=f"sslim bench {word(evidence.teacher, 'TEACHER')} {folder} --price-per-hour 0.10 "
+        f"--json {word(path, 'RUN/evidence/bench.json')}",
+        folder=one_line(evidence.folder),
+        not_used=_not_used(evidence, words),
         comparison=None,
     )
 
 
+def _not_used(evidence: Evidence, words: Words) -> list[str]:
+    """A sentence per file, or per kind of rows of it, that no figure comes from."""
+    return [words.say(left.why, file=left.file, detail=left.detail) for left in evidence.not_used]
+
+
 def recommendation(verdict: Verdict, items: Sequence[Item], words: Words) -> str:
     """The plain sentence, with its condition."""
+    key = f"decision_{verdict.decision}"
+    if verdict.decision == "unknown" and verdict.losses:
+        key = "decision_silent"
     return words.say(
-        f"decision_{verdict.decision}",
+        key,
         open=sum(not item.done for item in items),
         tasks=", ".join(dict.fromkeys(loss.task for loss in verdict.blamed)),
     )
 
 
-def _headline(verdict: Verdict, words: Words) -> list[tuple[str, str, str]]:
-    """Size, speed and quality: name, figure, what it means."""
-    say = words.say
-    unknown = say("not_known")
-    speed = unknown if verdict.speed is None else f"{verdict.speed:.1f}x"
-    if verdict.quality is None:
-        quality, note = unknown, ""
-    elif verdict.quality_measured:
-        quality = f"{verdict.quality:.1%}"
-        note = say("quality_note", count=len(verdict.losses))
-    else:
-        quality, note = f"{verdict.quality:.3f}", say("quality_cosine")
-    return [
-        (
-            say("size"),
-            unknown if verdict.size is None else f"{verdict.size:.1%}",
-            say("size_note"),
-        ),
-        (say("speed"), speed, say("speed_note" if verdict.speed_measured else "speed_computed")),
-        (say("quality"), quality, note),
+def task_sentences(verdict: Verdict, words: Words) -> list[str]:
+    """What each scored task says, the worst first, then those that say nothing and why."""
+    judged = sorted(verdict.judged, key=lambda loss: (loss.kept, loss.at_worst))
+    return [_kept_sentence(loss, words) for loss in judged] + [
+        words.say("task_silent", task=loss.task, model=loss.model, why=words.say(loss.unknown))
+        for loss in verdict.silent
     ]
 
 
+def _kept_sentence(loss: TaskLoss, words: Words) -> str:
+    return words.say(
+        "task_as_good" if loss.as_good else "task_kept",
+        task=loss.task,
+        model=loss.model,
+        kept=f"{min(1.0, loss.kept):.1%}",
+        worst=f"{min(1.0, loss.at_worst):.1%}",
+    )
+
+
+def quality(evidence: Evidence, verdict: Verdict, words: Words) -> tuple[str, str]:
+    """The figure of the worst task that says something, and what it is; else a cosine, and of which audio."""
+    say, worst = words.say, verdict.worst
+    if worst is not None:
+        figure = say("as_good") if worst.as_good else f"{worst.kept:.1%}"
+        note = say(
+            "quality_as_good" if worst.as_good else "quality_note",
+            task=worst.task,
+            worst=f"{min(1.0, worst.at_worst):.1%}",
+            count=len(verdict.judged),
+        )
+        return figure, note
+    if verdict.losses:
+        return say("not_known"), say("quality_silent", count=len(verdict.losses))
+    found = measured_cosine(evidence)
+    if found is None:
+        return say("not_known"), say("no_quality")
+    cosine, heard, utterances = found
+    return f"{cosine:.3f}", say(f"quality_cosine_{heard}", count=utterances or "?")
+
+
+def _headline(evidence: Evidence, verdict: Verdict, words: Words) -> list[tuple[str, str, str]]:
+    """Size, speed and quality: name, figure, what it means."""
+    say = words.say
+    size_of = say("size_note" if evidence.run is not None else "size_note_dense")
+    size = say("not_known") if verdict.size is None else f"{verdict.size:.1%}"
+    return [
+        (say("size"), size, size_of),
+        (say("speed"), *_speed(evidence, verdict, words)),
+        (say("quality"), *quality(evidence, verdict, words)),
+    ]
+
+
+def _speed(evidence: Evidence, verdict: Verdict, words: Words) -> tuple[str, str]:
+    say, speed = words.say, verdict.speed
+    if speed is not None:
+        assert evidence.bench is not None
+        return f"{speed.times:.1f}x", say(
+            "speed_note" if speed.like else "speed_unlike",
+            runtime=speed.runtime,
+            other=speed.teacher_runtime,
+            threads=speed.threads,
+            seconds=f"{speed.seconds:g}",
+            machine=evidence.bench["machine"]["processor"] or say("unknown_processor"),
+        )
+    if verdict.fewer_operations is None:
+        return say("not_known"), say("speed_unknown")
+    return f"{verdict.fewer_operations:.1f}x", say("speed_computed")
+
+
 def _sections(evidence: Evidence, words: Words) -> list[Section]:
-    say, folder = words.say, evidence.folder
-    teacher = evidence.teacher or "TEACHER"
+    say = words.say
+    folder, teacher = word(evidence.folder, "RUN"), word(evidence.teacher, "TEACHER")
     judged = f"sslim evaluate {teacher} {folder} fbank --task ks --data clips.csv"
     grouped = figures.groups(evidence, words)
     pictures = [picture for picture, _ in grouped]
     sentences = [sentence for _, found in grouped for sentence in found]
-    machine = evidence.bench["machine"].get("processor", "") if evidence.bench else ""
-    busy = evidence.bench is not None and any(row["noisy"] for row in evidence.bench["results"])
+
+    def written(name: str) -> str:
+        return f"--json {word(evidence.folder / 'evidence' / name, f'RUN/evidence/{name}')}"
+
     return [
         Section("layers", say("layers"), say("layers_note"), figures.layers(evidence, words)),
         Section("parts", say("parts"), "", figures.parts(evidence, words)),
@@ -167,26 +243,24 @@ def _sections(evidence: Evidence, words: Words) -> list[Section]:
         Section(
             "fidelity",
             say("fidelity"),
-            say("fidelity_own", count=evidence.fidelity[0]["utterances"])
-            if evidence.fidelity
-            else say("fidelity_run"),
+            _fidelity_note(evidence, words),
             figures.fidelity(evidence, words),
             command=f"sslim evaluate {teacher} {folder} --task fidelity --data my_audio/ "
-            f"--json {folder}/evidence/fidelity.json",
+            f"{written('fidelity.json')}",
         ),
         Section(
             "scores",
             say("scores"),
             say("scores_note"),
             figures.scores(evidence, words),
-            command=f"{judged} --json {folder}/evidence/ks.json",
+            command=f"{judged} {written('ks.json')}",
         ),
         Section(
             "noise",
             say("noise"),
             "",
             figures.conditions(evidence, words),
-            command=f"{judged} --noise noises/ --json {folder}/evidence/noise.json",
+            command=f"{judged} --noise noises/ {written('noise.json')}",
         ),
         Section(
             "groups",
@@ -194,22 +268,62 @@ def _sections(evidence: Evidence, words: Words) -> list[Section]:
             "",
             pictures,
             sentences,
-            command=f"{judged} --group gender,age --json {folder}/evidence/groups.json",
+            command=f"{judged} --group gender,age {written('groups.json')}",
         ),
         Section(
             "latency",
             say("latency"),
-            say("latency_note", machine=machine) + (f" {say('noisy')}" if busy else ""),
+            _machine_note(evidence, words),
             figures.latency(evidence, words),
-            command=f"sslim bench {teacher} {folder} --json {folder}/evidence/bench.json",
+            command=f"sslim bench {teacher} {folder} {written('bench.json')}",
         ),
         Section(
             "exports",
             say("exports"),
             table=_exports(evidence, words),
-            command=f"sslim export {folder} {folder}/model-int8.onnx --format onnx-int8",
+            command=f"sslim export {folder} "
+            f"{word(evidence.folder / 'model-int8.onnx', 'RUN/model-int8.onnx')} --format onnx-int8",
         ),
     ]
+
+
+def _fidelity_note(evidence: Evidence, words: Words) -> str:
+    """On which audio the distance was measured, and whether training had heard it."""
+    notes = []
+    known = distance(evidence.result)
+    if known is not None and known.held_out:
+        notes.append(
+            words.say(
+                "fidelity_held_out",
+                count=f"{known.utterances:,}",
+                seconds=f"{known.seconds:,.0f}",
+                chosen=one_line(known.chosen),
+            )
+        )
+    elif known is not None:
+        notes.append(words.say("fidelity_trained_on", count=known.utterances or "?"))
+    for row in evidence.fidelity:
+        notes.append(words.say("fidelity_own", count=f"{row['utterances']:,}"))
+    return " ".join(notes)
+
+
+def _machine_note(evidence: Evidence, words: Words) -> str:
+    """The processor that the times belong to, what it can do, and whether it was busy."""
+    if evidence.bench is None:
+        return ""
+    say, machine = words.say, evidence.bench["machine"]
+    notes = [say("latency_note", machine=machine["processor"] or say("unknown_processor"))]
+    if machine["vector_units"]:
+        notes.append(say("vector_units", units=", ".join(machine["vector_units"])))
+    if machine["rates"]:
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine["rates"].items())
+        notes.append(say("rates", rates=rates))
+    load = machine.get("load_before")
+    if load is not None and load > BUSY:
+        notes.append(say("load", load=f"{load:.1f}"))
+    if any(row["noisy"] for row in evidence.bench["results"]):
+        notes.append(say("noisy"))
+    return " ".join(notes)
 
 
 def _training_note(evidence: Evidence, words: Words) -> str:
@@ -220,10 +334,16 @@ def _training_note(evidence: Evidence, words: Words) -> str:
         "training_note",
         updates1=f"{config['stage1']['updates']:,}",
         updates2=f"{config['stage2']['updates']:,}",
-        hours=f"{evidence.run['audio'].get('seconds', 0) / 3600:.2f}",
+        hours=_hours(evidence.run["audio"]),
         minutes=f"{result['seconds'] / 60:.1f}",
-        device=evidence.run["device"],
+        device=one_line(evidence.run["device"]),
     )
+
+
+def _hours(audio: dict[str, Any]) -> str:
+    """Hours of audio; shards do not know theirs before they were heard."""
+    seconds = audio.get("seconds")
+    return "?" if seconds is None else f"{seconds / 3600:.2f}"
 
 
 def _exports(evidence: Evidence, words: Words) -> Table | None:
@@ -245,69 +365,77 @@ def _exports(evidence: Evidence, words: Words) -> Table | None:
 
 
 def _cost(evidence: Evidence) -> str:
-    """What the calculator needs: real-time factors of every model and runtime, the first one being now."""
+    """What the calculator needs: real-time factors of teacher (now) and model (after) in each runtime."""
     if evidence.bench is None:
         return ""
     rows = evidence.bench["results"]
-    seconds = max(row["seconds"] for row in rows)
     threads = min(row["threads"] for row in rows)
-    shown = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
-    found = [
-        {"name": f"{row['model']}, {row['runtime']}", "factor": row["real_time_factor"]}
-        for row in shown
-    ]
-    best = min(
-        (number for number, row in enumerate(shown) if row["model"] != shown[0]["model"]),
-        key=lambda number: shown[number]["real_time_factor"],
-        default=0,
+    seconds = max(row["seconds"] for row in rows if row["threads"] == threads)
+    chosen = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
+
+    def fastest(mine: Any) -> int | None:
+        numbers = [number for number, row in enumerate(chosen) if mine(row)]
+        return min(numbers, key=lambda n: float(chosen[n]["real_time_factor"]), default=None)
+
+    now = next((n for n, row in enumerate(chosen) if evidence.is_teacher(row)), None)
+    after = fastest(evidence.is_own)
+    if now is None or after is None:
+        return ""  # a saving is between two models
+    price = evidence.bench["price_per_hour"]
+    return script_json(
+        {
+            "rows": [
+                {
+                    "name": f"{row['model']}, {row['runtime']}",
+                    "factor": row["real_time_factor"],
+                }
+                for row in chosen
+            ],
+            "now": now,
+            "after": after,
+            "price": 0.1 if price is None else price,
+        }
     )
-    price = evidence.bench.get("price_per_hour")
-    facts = {"rows": found, "after": best, "price": 0.1 if price is None else price}
-    return json.dumps(facts, ensure_ascii=False).replace("</", "<\\/")
 
 
 def _several(found: Sequence[Evidence], words: Words) -> str:
     say = words.say
-    verdicts = [judge(evidence) for evidence in found]
-    rows = []
-    points = []
-    for evidence, verdict in zip(found, verdicts, strict=True):
-        facts = evidence.inspection.to_dict()
-        kept = verdict.quality if verdict.quality_measured else None
-        points.append((evidence.name, facts["macs_per_second"], kept))
-        items = checklist(evidence, words)
+    rows, sections, left = [], [], []
+    points: list[tuple[str, float, float | None]] = []
+    for number, (evidence, name) in enumerate(zip(found, _names(found), strict=True)):
+        verdict, sizes = judge(evidence), evidence.sizes
+        worst = verdict.worst
+        title = name if worst is None else f"{name} ({worst.task})"
+        points.append(
+            (title, sizes["macs_per_second"], None if worst is None else min(1.0, worst.kept))
+        )
+        kept = (
+            say("no_quality")
+            if not verdict.losses
+            else ", ".join(part for part in quality(evidence, verdict, words) if part)
+        )
         rows.append(
             (
-                evidence.name,
-                f"{facts['parameters']:,}",
-                f"{facts['macs_per_second']:,}",
-                "-" if verdict.speed is None else f"{verdict.speed:.1f}x",
-                say("no_quality") if kept is None else f"{kept:.1%}",
-                recommendation(verdict, items, words),
+                name,
+                f"{sizes['parameters']:,}",
+                f"{sizes['macs_per_second']:,}",
+                "-" if verdict.speed is None else ", ".join(_speed(evidence, verdict, words)),
+                kept,
+                recommendation(verdict, checklist(evidence, words), words),
             )
         )
-    columns = (
-        say("model"),
-        say("parameters"),
-        say("macs"),
-        say("speed"),
-        say("quality"),
-        "",
-    )
+        section = _sections(evidence, words)[0]
+        section.key = f"{section.key}-{number}"
+        section.title = f"{name}: {section.title}"
+        section.pictures = [
+            replace(picture, key=f"{picture.key}-{number}") for picture in section.pictures
+        ]
+        sections.append(section)
+        left += [f"{name}: {sentence}" for sentence in _not_used(evidence, words)]
     picture = figures.comparison(points, words)
-    sections = [
-        Section(
-            "comparison", say("picture"), say("picture_note"), [] if picture is None else [picture]
-        )
-    ]
-    for evidence in found:
-        for section in _sections(evidence, words)[:1]:
-            section.key = f"{section.key}-{evidence.name}"
-            section.title = f"{evidence.name}: {section.title}"
-            for number, one in enumerate(section.pictures):
-                data = one.__dict__ | {"key": f"{one.key}-{evidence.name}"}
-                section.pictures[number] = Picture(**data)
-            sections.append(section)
+    if picture is not None:
+        sections.insert(0, Section("comparison", say("picture"), say("picture_note"), [picture]))
+    columns = (say("model"), say("parameters"), say("macs"), say("speed"), say("quality"), "")
     return _render(
         say=say,
         language=words.language,
@@ -315,11 +443,22 @@ def _several(found: Sequence[Evidence], words: Words) -> str:
         headline=[],
         decision="",
         sentence="",
-        sections=[section for section in sections if not section.missing],
+        tasks=[],
+        sections=sections,
         absent=[],
         items=[],
         cost="",
-        folder=", ".join(str(evidence.folder) for evidence in found),
-        unread=[],
+        cost_command="",
+        folder=", ".join(one_line(evidence.folder) for evidence in found),
+        not_used=left,
         comparison=Table(columns, tuple(rows)),
     )
+
+
+def _names(found: Sequence[Evidence]) -> list[str]:
+    """Short names where they are unique, whole paths where not."""
+    short = [one_line(evidence.name) for evidence in found]
+    return [
+        name if short.count(name) == 1 else one_line(evidence.folder)
+        for name, evidence in zip(short, found, strict=True)
+    ]

@@ -6,12 +6,12 @@ picture has its own white ground, so it can be read on a dark page.
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslim.errors import OutputError
+from sslim.report.formats import log as read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def draw_curves(run: str | Path, out: str | Path) -> None:
     log = Path(run) / "metrics.jsonl"
     if not log.is_file():
         raise OutputError(f"{run} has no metrics.jsonl", "give the run folder of a finished run")
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines, _ = read_log(log)
     joint = [line for line in lines if line["stage"] == "stage1"]
     recovery = [line for line in lines if line["stage"] == "stage2"]
     figure = _figure(9, 6)
@@ -65,10 +65,11 @@ def draw_curves(run: str | Path, out: str | Path) -> None:
         sparsity.plot(steps, [line["target"] for line in joint], color=GREY, lw=3, label="target")
         sparsity.plot(steps, [line["sparsity"] for line in joint], color=BLUE, label="expected")
         colours = (BLUE, ORANGE, GREEN, "#8a4fbf", "#6b7280")
-        kinds = [name for name in joint[0] if name.startswith("open.")]
-        for kind, colour in zip(kinds, colours, strict=False):
-            label = KIND_NAMES[kind.removeprefix("open.")]
-            gates.plot(steps, [line[kind] for line in joint], color=colour, label=label)
+        for (kind, label), colour in zip(KIND_NAMES.items(), colours, strict=True):
+            known = [line for line in joint if f"open.{kind}" in line]
+            if known:
+                values = [line[f"open.{kind}"] for line in known]
+                gates.plot([line["update"] for line in known], values, color=colour, label=label)
     sparsity.set_ylabel("sparsity")
     gates.set_ylabel("mean open probability\nof the units left")
     gates.set_xlabel("update")

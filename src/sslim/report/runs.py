@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,40 +52,54 @@ def find_runs(folder: str | Path) -> list[RunStatus]:
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    for path in root.rglob("run.json"):
-        if path.parent.name == RUN_FOLDER:
-            yield path.parent.parent
+    for parent, folders, files in os.walk(root):  # what may not be looked into is passed over
+        if Path(parent).name == RUN_FOLDER and "run.json" in files:
+            yield Path(parent).parent
+        folders.sort()
 
 
 def _status(out: Path) -> RunStatus:
     facts = read_state(out / RUN_FOLDER)
-    state = facts.get("status", "stopped")
+    state, why = facts.get("status", "stopped"), ""
     if (out / "sslim.json").is_file() and (out / "config.json").is_file():
         state = "finished"
-    elif state in ("starting", "running") and not _alive(facts):
-        state = "stopped"
+    elif state in ("starting", "running"):
+        why = _silent(facts)
+        state = "stopped" if why else state
     reason = str(facts.get("reason", "")) if state == "failed" else ""
     if state in ("stopped", "interrupted"):
-        reason = "sslim compress --resume goes on with it"
+        reason = f"{why}{'; ' if why else ''}sslim compress --resume goes on with it"
     return RunStatus(
         folder=str(out),
         state=state,
         stage=facts.get("stage", ""),
-        update=facts.get("update", 0),
-        updates=facts.get("updates", 0),
+        update=int(facts.get("update", 0)),
+        updates=int(facts.get("updates", 0)),
         seconds_left=facts.get("seconds_left") if state == "running" else None,
         waiting_share=facts.get("waiting_share"),
         reason=reason,
     )
 
 
-def _alive(facts: dict[str, Any]) -> bool:
-    """Whether the process that wrote the state still runs, as far as can be seen from this machine."""
+LONGEST_SILENCE = 30 * 60.0
+"""Seconds after which a run that has written nothing is taken for dead, where its process cannot be seen."""
+
+
+def _silent(facts: dict[str, Any]) -> str:
+    """Why a run that says it runs does not, as far as can be seen from this machine; empty: it may."""
+    written = float(facts.get("written", 0.0))
     if facts.get("host") != platform.node():
-        return True  # another machine's processes cannot be seen; its own word counts
+        # Another machine's, or another container's: its processes cannot be seen, but it writes every few
+        # seconds, or after every update where those take longer.
+        silence = time.time() - written
+        if silence <= max(LONGEST_SILENCE, 10 * facts.get("seconds_per_update", 0.0)):
+            return ""
+        return f"nothing from {facts.get('host', 'its machine')} for {silence / 3600:.1f} h"
     try:
         process = psutil.Process(int(facts["process"]))
         # A number is given again after a while: its new owner has started after the state was written.
-        return process.is_running() and process.create_time() <= float(facts["written"])
-    except (psutil.NoSuchProcess, KeyError, ValueError):
-        return False
+        if process.is_running() and process.create_time() <= written:
+            return ""
+    except (psutil.Error, KeyError, ValueError, OverflowError):
+        pass
+    return "its process is gone"

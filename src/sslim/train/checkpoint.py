@@ -1,23 +1,81 @@
-"""Checkpoints that survive a kill at any moment: safetensors and JSON, written aside, renamed last.
+"""States that survive a kill at any moment: safetensors and JSON, written aside, renamed last.
 
-A checkpoint folder holds `state.safetensors` (weights, optimiser moments, random state) and
-`state.json` (update, stage and whatever the caller adds). Nothing is pickled.
+A state's folder holds `state.safetensors` (weights and the optimiser's moments; every random number follows
+from the seed and the update, so none is kept) and `state.json` (the update, the run that it belongs to, the
+checksum of the tensors, and whatever the caller adds). Nothing is pickled. What cannot be read back whole is
+never gone on from: the state before it is.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sslim.files import fsync_file, fsync_folder, write_json
+from sslim.errors import OutputError, first_line
+from sslim.files import fsync_file, partial_name, read_json, swap_folder, write_json
+from sslim.identity import content_of
 
 PREFIX = "update-"
+TENSORS, FACTS = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """One state as it was read, whole."""
+
+    folder: Path
+    tensors: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+
+    @property
+    def update(self) -> int:
+        """Updates that were made before it."""
+        return int(self.facts["update"])
+
+
+def write(target: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes a state whole or not at all; what was at `target` before goes last."""
+    aside = partial_name(target)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, aside / TENSORS)
+        fsync_file(aside / TENSORS)
+        write_json(aside / FACTS, {**facts, "sha256": content_of(aside / TENSORS)})
+        swap_folder(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def read(folder: Path) -> State:
+    """The state in `folder`.
+
+    Raises:
+        OutputError: it is not whole.
+    """
+    try:
+        facts = read_json(folder / FACTS, "the facts of a saved state")
+        if not isinstance(facts.get("update"), int):
+            raise ValueError(f"{FACTS} names no update")
+        if content_of(folder / TENSORS) != facts.get("sha256"):
+            raise ValueError(f"{TENSORS} is not what was written")
+        return State(folder, load_file(folder / TENSORS), facts)
+    except OutputError as error:
+        raise OutputError(f"the state {folder} is damaged ({error.problem})", error.hint) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise OutputError(
+            f"the state {folder} is damaged ({first_line(error)})", "restore or remove it"
+        ) from error
 
 
 def save(
@@ -27,40 +85,53 @@ def save(
     facts: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes `folder/update-N` atomically and removes all but the last `keep` checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `folder/update-N` and removes all states but the last `keep` up to this one."""
     target = folder / f"{PREFIX}{update:08d}"
-    aside = folder / f".partial-{update:08d}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, aside / "state.safetensors")
-        fsync_file(aside / "state.safetensors")
-        write_json(aside / "state.json", {"update": update, **facts})
-        if target.exists():
-            shutil.rmtree(target)
-        aside.rename(target)
-        fsync_folder(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    for old in found(folder)[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
+    write(target, tensors, {"update": update, **facts})
+    # A state of a later update is damaged, or this run would have gone on from it.
+    last = [path for path in found(folder) if path.name <= target.name][-max(1, keep) :]
+    for path in folder.iterdir():
+        if path not in last:
+            shutil.rmtree(path, ignore_errors=True)
     return target
 
 
 def found(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """States, oldest first; not looked into yet."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
+    return sorted(path for path in folder.iterdir() if re.fullmatch(PREFIX + r"\d{8,}", path.name))
 
 
-def load(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and facts of one checkpoint."""
-    facts = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return load_file(checkpoint / "state.safetensors"), facts
+def newest(folder: Path, run: str, say: Callable[[str], None]) -> State | None:
+    """The newest state of a run that can be read whole; None where there is none at all.
+
+    Args:
+        folder: the states of one stage.
+        run: the run's id; states of another are none of ours.
+        say: told of each state that is passed over, in a sentence.
+
+    Raises:
+        OutputError: there are states of this run, and none is whole.
+    """
+    damaged: list[OutputError] = []
+    for path in reversed(found(folder)):
+        try:
+            state = read(path)
+        except OutputError as error:
+            damaged.append(error)
+            say(f"warning: {error.problem}; looking at the one before it")
+            continue
+        if state.facts.get("run", "") == run:
+            return state
+        say(f"warning: the state {path} belongs to another run and is not used")
+    if damaged:
+        raise OutputError(
+            f"no state in {folder} can be read, {damaged[0].problem}",
+            "remove that folder and run again with --resume, which begins this stage anew, or begin the "
+            "whole run anew with --force instead of --resume",
+        )
+    return None
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -1,21 +1,57 @@
-"""The folder of a run: what may be written where, and whether a resumed run is still the same run."""
+"""The folder of a run: what may be written where, what may go, and who else is at it.
+
+`--force` removes names that sslim writes, and only where a record proves that a run of sslim wrote them; all
+else in the folder stays.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sslim.config import SAFE_TO_CHANGE, difference, from_dict
-from sslim.errors import ConfigError, OutputError
-from sslim.files import write_json
-from sslim.train.stage import Session
+from sslim.audio import Manifest
+from sslim.audio.shards import Shards
+from sslim.errors import OutputError, first_line
+from sslim.files import FolderLock, partial_name, read_json
 
 RUN_FOLDER = "run"
 """Where a run keeps its log, state and checkpoints, inside the output folder."""
+RECORD = "run.json"
+LOCK = ".lock"
+
+RESULT_FILES = (
+    "sslim.json",
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "modeling_sslim.py",
+    "preprocessor_config.json",
+    "README.md",
+    "report.html",
+    "vocab.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What a run writes into its output folder; `sslim.json` says that all of it is there."""
+_PART_OF_WEIGHTS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+
+RUN_FILES = ("state.json", "skipped.json", "metrics.jsonl", "projections.safetensors")
+RUN_FOLDERS = ("checkpoints", "pruned", "targets", "sslim")
+"""What a run writes into `run/` besides its record; `sslim` is where a tracker writes."""
+
+
+def settled(out: str | Path) -> Path:
+    """The folder itself where OUT is `.`, or a link to a folder; a name can then be put beside or in it."""
+    path = Path(out).expanduser()
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
 
 
 def keep_inputs_apart(
@@ -27,81 +63,238 @@ def keep_inputs_apart(
         OutputError: the teacher or the audio lies in `out`.
     """
     inputs = [("teacher", teacher)]
-    if isinstance(audio, (str, Path)):
-        inputs.append(("audio", audio))
-    for what, path in inputs:
-        if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
+    inputs += [("audio", one) for one in ([audio] if isinstance(audio, str | Path) else audio)]
+    _refuse_inside(out, inputs)
+
+
+def keep_audio_apart(out: Path, audio: Manifest | Shards) -> None:
+    """As `keep_inputs_apart`, for every single file that a list, a manifest or shards name.
+
+    Raises:
+        OutputError: one of them lies in `out`.
+    """
+    if isinstance(audio, Manifest):
+        paths: Iterable[str] = (utterance.path for utterance in audio.utterances)
+    else:
+        paths = (path for shard in audio.shards for path in shard.values())
+    _refuse_inside(out, (("audio", path) for path in paths))
+
+
+def _refuse_inside(out: Path, inputs: Iterable[tuple[str, str | Path]]) -> None:
+    inside = os.path.join(os.path.realpath(out), "")
+    parents: dict[str, str] = {}
+    for what, given in inputs:
+        path = os.path.expanduser(given)
+        try:
+            if not os.path.exists(path):
+                continue
+            parent, name = os.path.split(path)
+            if parent not in parents:
+                parents[parent] = os.path.realpath(parent or ".")
+            whole = os.path.join(parents[parent], name)
+            if os.path.islink(path) or name in ("", ".", ".."):
+                whole = os.path.realpath(path)
+        except (OSError, ValueError):  # no name that a file can have
+            continue
+        if os.path.join(whole, "").startswith(inside):
             raise OutputError(
-                f"the {what} {path} lies in the output folder {out}",
+                f"the {what} {given} lies in the output folder {out}",
                 "choose another folder for OUT",
             )
 
 
-def may_write(out: Path, *, resume: bool, force: bool) -> bool:
-    """Refuses to overwrite; False where the run that should be resumed has already finished.
+def check_writable(out: Path, *, resume: bool, force: bool) -> None:
+    """Refuses what would overwrite, or could not be written, before anything is read or made.
 
     Raises:
-        OutputError: `out` holds what must not be lost, or nothing to resume.
+        OutputError: `out` holds what must not be lost, or nothing to resume, or is no place to write to.
     """
-    if out.is_file():
+    if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file", "give a folder for the result")
-    holds = out.is_dir() and any(out.iterdir())
-    if resume:
-        if not (out / RUN_FOLDER / "run.json").is_file():
-            raise OutputError(f"{out} holds no run to resume", "run without --resume to start one")
-        return not (out / "sslim.json").is_file()
-    if holds and not force:
-        raise OutputError(
-            f"{out} already holds something",
-            "use --resume to go on, --force to replace it, or a new folder",
-        )
-    if holds and not ((out / RUN_FOLDER).is_dir() or (out / "sslim.json").is_file()):
-        raise OutputError(
-            f"{out} holds files that are not from sslim, and --force would remove them",
-            "choose an empty folder, or empty this one yourself",
-        )
-    return True
-
-
-def create_folder(out: Path) -> None:
-    """Only now, when everything has been checked, goes what `--force` replaces."""
     try:
-        if out.is_dir():
-            shutil.rmtree(out)
-        (out / RUN_FOLDER).mkdir(parents=True)
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        blank = names in ([], [RUN_FOLDER]) and _is_blank(out / RUN_FOLDER)
     except OSError as error:
         raise OutputError(
-            f"cannot create {out}: {error.strerror}", "choose another folder"
+            f"{out} cannot be read: {first_line(error)}", "choose another folder"
         ) from error
+    if resume:
+        if not (out / RUN_FOLDER / RECORD).is_file():
+            left = (
+                "holds a model, but not its run/ folder"
+                if "sslim.json" in names
+                else "holds no run"
+            )
+            raise OutputError(f"{out} {left} to resume", "run without --resume to start one")
+        return
+    if not blank and not force:
+        raise OutputError(
+            f"{out} already holds something",
+            "use --resume to go on, --force to replace a run that is there, or a new folder",
+        )
+    if not blank and not _is_ours(out):
+        raise OutputError(
+            f"{out} holds files that are not from sslim, or no readable record (run/run.json, sslim.json) "
+            "that they are",
+            "choose an empty folder, or empty this one yourself",
+        )
+    _check_way(out)
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"{nearest} may not be written to", "choose another folder for OUT")
 
 
-def write_run(session: Session, facts: Mapping[str, Any], *, resume: bool) -> None:
-    """Writes what the run is, or checks that a resumed run is still the same.
+def _is_blank(run: Path) -> bool:
+    """Whether nothing was begun in a run's folder: an earlier try may have left its lock."""
+    if not run.is_dir():
+        return not run.exists()
+    return all(path.name == LOCK or path.name.endswith(".partial") for path in run.iterdir())
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a record proves that sslim wrote here: the run's, or the result's."""
+    for path, parts in (
+        (out / RUN_FOLDER / RECORD, {"config": dict, "teacher": dict}),
+        (out / "sslim.json", {"config": dict, "teacher": dict, "result": dict}),
+        (out / "sslim.json", {"fingerprint": str, "files": dict}),
+    ):
+        try:
+            facts = read_json(path, "a record")
+        except OutputError:
+            continue
+        if all(isinstance(facts.get(name), kind) for name, kind in parts.items()):
+            return True
+    return False
+
+
+def _check_way(out: Path) -> None:
+    """Refuses folders under the names of files that the run will write."""
+    run = out / RUN_FOLDER
+    files = [out / name for name in RESULT_FILES] + [run / name for name in (RECORD, *RUN_FILES)]
+    for path in files:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, where a file has to go", "move it away")
+    for path in (run, *(run / name for name in RUN_FOLDERS)):
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is a file, where a folder has to go", "move it away")
+
+
+def hold(out: Path, held: ExitStack) -> None:
+    """Keeps other programs out of the run's folder, once it is there, as long as `held` is open.
 
     Raises:
-        ConfigError: settings or teacher differ from those that the run was started with.
+        OutputError: another program is at it, or it may not be written to.
     """
-    path = session.folder / "run.json"
-    if not resume:
-        write_json(path, facts)
-        skipped = getattr(session.audio, "skipped", ())
-        write_json(session.folder / "skipped.json", {"skipped": [asdict(item) for item in skipped]})
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = difference(from_dict(before["config"]), session.config)
-    unsafe = {name: pair for name, pair in changed.items() if name not in SAFE_TO_CHANGE}
-    if unsafe:
-        listed = ", ".join(
-            f"{name} ({old} before, {new} now)" for name, (old, new) in unsafe.items()
+    try:
+        held.enter_context(FolderLock(out / RUN_FOLDER / LOCK, "training in"))
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def make_folder(out: Path) -> None:
+    """Makes the folders of a run where they are missing.
+
+    Raises:
+        OutputError: they cannot be made.
+    """
+    try:
+        (out / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def _cannot_write(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {out}: {first_line(error)}", "choose another folder")
+
+
+def left_over(out: Path) -> Iterator[Path]:
+    """What an earlier run wrote in `out`, besides its record and its lock."""
+    run = out / RUN_FOLDER
+    yield from (out / name for name in RESULT_FILES)
+    yield from (path for path in out.iterdir() if _PART_OF_WEIGHTS.fullmatch(path.name))
+    yield from (run / name for name in (*RUN_FILES, *RUN_FOLDERS))
+    yield from _asides(out)
+    yield from run.glob(".*.partial")
+    yield from run.glob(".*.old")
+
+
+def _asides(out: Path) -> tuple[Path, ...]:
+    """Where a result is written before it is whole: in the folder, and beside it by earlier versions."""
+    return out / ".sslim.partial", partial_name(out)
+
+
+def clear_after(out: Path) -> None:
+    """Removes what only a resume would have needed, as far as that is possible."""
+    for path in (*(out / RUN_FOLDER / name for name in RUN_FOLDERS[:3]), *_asides(out)):
+        if not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_result(out: Path) -> None:
+    """Compares the files of a finished run with the checksums that `sslim.json` has of them.
+
+    Raises:
+        OutputError: one is missing, or is another than was written.
+    """
+    files = read_json(out / "sslim.json", "the description of a finished run").get("files")
+    for name, wanted in files.items() if isinstance(files, dict) else ():
+        path = out / Path(name).name
+        try:
+            with path.open("rb") as stream:
+                same = hashlib.file_digest(stream, "sha256").hexdigest() == wanted
+        except OSError as error:
+            problem = first_line(error)
+        else:
+            problem = "" if same else "is not what was written"
+        if problem:
+            raise OutputError(
+                f"the run in {out} is finished, but {path.name}: {problem}",
+                "bring the file back, or begin anew with --force instead of --resume",
+            )
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Removes files and folders of ours; a link goes, what it leads to stays.
+
+    Raises:
+        OutputError: one of them stays.
+    """
+    for path in list(paths):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot remove {path}: {first_line(error)}",
+                "remove it, then run the command again",
+            ) from error
+
+
+def stays(out: Path) -> list[str]:
+    """Names in `out` that are nobody's but its owner's."""
+    ours = {RUN_FOLDER, *RESULT_FILES}
+    return sorted(
+        path.name
+        for path in out.iterdir()
+        if path.name not in ours and not _PART_OF_WEIGHTS.fullmatch(path.name)
+    )
+
+
+def is_finished(out: Path, record: dict[str, Any]) -> bool:
+    """Whether the run of `record` has written its result into `out`.
+
+    Raises:
+        OutputError: there is a `sslim.json` that cannot be read, or is of another run.
+    """
+    path = out / "sslim.json"
+    if not path.exists() or not record.get("cleared"):  # what is there is still the last run's
+        return False
+    facts = read_json(path, "the description of a finished run")
+    if facts.get("run") != record.get("id"):
+        raise OutputError(
+            f"{path} is not what the run in {out / RUN_FOLDER} wrote",
+            "bring the file back, or begin anew with --force instead of --resume",
         )
-        raise ConfigError(
-            f"the run in {session.folder.parent} was started with other settings: {listed}",
-            "resume with the same settings, or start anew with --force",
-        )
-    if before["teacher"]["fingerprint"] != facts["teacher"]["fingerprint"]:
-        raise ConfigError(
-            f"the run in {session.folder.parent} was started with another teacher",
-            f"resume with {before['teacher']['source']}, or start anew with --force",
-        )
-    if before["audio"] != json.loads(json.dumps(facts["audio"])):
-        session.progress.say("warning: the audio is not what the run was started with")
+    return True

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from sslim.errors import TrainingError
+from sslim.files import write_text
 from sslim.train import checkpoint
 from sslim.train.interrupts import GracefulStop
 from sslim.train.processes import Processes
@@ -48,6 +50,10 @@ class LoopSettings:
     check_every: int = 1
     """Updates between two looks at the device's figures. Each look waits for a GPU to catch up; a CPU has
     nothing to catch up with."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else every saved state says: the run's id, and what only a resume needs to know."""
+    remedy: str = "run again with --resume and a lower learning rate"
+    """What to do where a loss is not finite."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def train(
     folder: Path,
     processes: Processes,
     *,
-    start: Path | None = None,
+    start: checkpoint.State | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
@@ -99,7 +105,7 @@ def train(
         settings: see LoopSettings.
         folder: `metrics.jsonl` and `checkpoints/STAGE` are written here, by the main process.
         processes: this one among its peers.
-        start: checkpoint to go on from.
+        start: the saved state to go on from.
         on_progress: called after every update.
         on_warning: called with sentences a user should read.
 
@@ -109,7 +115,7 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the update was finished and saved first.
     """
     if start is not None:
-        task.restructure(checkpoint.load(start)[1]["structure"])
+        task.restructure(start.facts["structure"])
     step = Step(
         task,
         processes,
@@ -118,18 +124,21 @@ def train(
         seed=settings.seed,
         on_warning=on_warning,
     )
+    made = 0
     if start is not None:
         _restore(step, start)
+        made = start.update
+        start.tensors.clear()  # they are in the task now, and would be held beside it all along
+    save = _Saver(step, settings, folder / "checkpoints" / settings.stage, made)
     warmup = round(settings.warmup_fraction * settings.updates)
-    checkpoints = folder / "checkpoints" / settings.stage
     log = folder / "metrics.jsonl"
     if processes.main:
-        _trim_log(log, settings.stage, start)
+        _trim_log(log, settings.stage, made)
     figures: dict[str, float] = {}
     recent: deque[tuple[int, Sequence[WaveformBatch]]] = deque(maxlen=settings.check_every)
     began, done = time.perf_counter(), 0
     with GracefulStop() as stop:
-        for update, batches in updates:
+        for update, batches in stop.between(updates, alone=processes.count == 1):
             if update >= settings.updates:
                 break
             share = learning_rate_share(update, settings.updates, warmup)
@@ -137,29 +146,31 @@ def train(
             measured = step(update, share, [batch.waveforms for batch in batches])
             task.after_update(update, step.optimiser)
             done += 1
-            number = update + 1
-            last = number == settings.updates
-            to_log = last or number % settings.log_every == 0
-            to_save = last or number % settings.checkpoint_every == 0
+            made = update + 1
+            last = made == settings.updates
+            to_log = last or made % settings.log_every == 0
+            to_save = last or made % settings.checkpoint_every == 0
             stopping = False
-            if to_log or to_save or number % settings.check_every == 0:
+            if to_log or to_save or made % settings.check_every == 0:
                 figures = {name: float(value) for name, value in measured.items()}
                 figures |= {"learning_rate_share": share, **task.report()}
-                _check(step, settings, checkpoints, recent, figures)
+                _check(step, settings, save, recent, figures)
                 stopping = _any_stopped(stop, processes)
             if to_log and processes.main:
-                line = {"stage": settings.stage, "update": number, **figures}
+                line = {"stage": settings.stage, "update": made, **figures}
                 with log.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(line) + "\n")
             if on_progress is not None:
                 pace = (time.perf_counter() - began) / done
-                on_progress(
-                    Progress(settings.stage, number, settings.updates, figures, pace, to_log)
-                )
+                on_progress(Progress(settings.stage, made, settings.updates, figures, pace, to_log))
             if to_save or stopping:
-                _save(step, settings, checkpoints, number)
+                save(made)
             if stopping:
                 raise KeyboardInterrupt
+        if made < settings.updates and stop.asked:
+            _check(step, settings, save, recent, figures)
+            save(made)
+            raise KeyboardInterrupt
     return figures
 
 
@@ -172,10 +183,43 @@ def _any_stopped(stop: GracefulStop, processes: Processes) -> bool:
     return bool(asked > 0)
 
 
+class _Saver:
+    """Saves the state after an update, unless that is the one that was saved last (or gone on from)."""
+
+    def __init__(self, step: Step, settings: LoopSettings, folder: Path, saved: int) -> None:
+        self.step = step
+        self.settings = settings
+        self.folder = folder
+        self.saved = saved
+
+    def __call__(self, made: int) -> None:
+        """Saves the state after `made` updates, by the main process; the others wait for it."""
+        step, settings = self.step, self.settings
+        if made == self.saved and made > 0:
+            return
+        if step.processes.main:
+            tensors = {f"task.{name}": value for name, value in step.task.state_dict().items()}
+            tensors |= checkpoint.optimiser_tensors(step.optimiser)
+            facts: dict[str, Any] = {
+                **settings.facts,
+                "stage": settings.stage,
+                "structure": step.task.structure(),
+                # All random numbers follow from the seed and the update: there is no state to keep.
+                "seed": settings.seed,
+            }
+            checkpoint.save(self.folder, made, tensors, facts, settings.keep_checkpoints)
+            # Only now is there something else to go back to than the stages before this one.
+            for stage in self.folder.parent.iterdir():
+                if stage != self.folder:
+                    shutil.rmtree(stage, ignore_errors=True)
+        self.saved = made
+        step.processes.wait()
+
+
 def _check(
     step: Step,
     settings: LoopSettings,
-    folder: Path,
+    save: _Saver,
     recent: Iterable[tuple[int, Sequence[WaveformBatch]]],
     figures: dict[str, float],
 ) -> None:
@@ -187,56 +231,39 @@ def _check(
     failed = int(step.failed)
     if failed < 0:
         return
-    _save(step, settings, folder, failed)
+    save(failed)
     heard = [batches for update, batches in recent if update == failed]
     names = [name for batches in heard for batch in batches for name in batch.identities]
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     now = {name: value for name, value in figures.items() if not math.isfinite(value)}
     raise TrainingError(
         f"{settings.stage}, update {failed + 1}: the loss or its gradient is not finite on {listed} "
-        f"({now or 'finite again since'}); the state before this update is saved in {folder}",
-        "look at these files, or lower the learning rate, then run again with --resume",
+        f"({now or 'finite again since'}); the state before this update is saved in {save.folder}",
+        settings.remedy,
     )
 
 
-def _save(step: Step, settings: LoopSettings, folder: Path, update: int) -> None:
-    if step.processes.main:
-        tensors = {f"task.{name}": value for name, value in step.task.state_dict().items()}
-        tensors |= checkpoint.optimiser_tensors(step.optimiser)
-        facts: dict[str, Any] = {
-            "stage": settings.stage,
-            "structure": step.task.structure(),
-            # All random numbers follow from the seed and the update: there is no state to keep.
-            "seed": settings.seed,
-        }
-        checkpoint.save(folder, update, tensors, facts, settings.keep_checkpoints)
-    step.processes.wait()
-
-
-def _restore(step: Step, start: Path) -> None:
-    tensors, _ = checkpoint.load(start)
+def _restore(step: Step, start: checkpoint.State) -> None:
     saved = {
         name.removeprefix("task."): value
-        for name, value in tensors.items()
+        for name, value in start.tensors.items()
         if name.startswith("task.")
     }
     step.task.load_state_dict(saved)
-    checkpoint.restore_optimiser(step.optimiser, tensors)
+    checkpoint.restore_optimiser(step.optimiser, start.tensors)
 
 
-def _trim_log(log: Path, stage: str, start: Path | None) -> None:
+def _trim_log(log: Path, stage: str, made: int) -> None:
     """Drops what a killed run logged after the state it goes on from, half a line included."""
     if not log.is_file():
         return
-    done = 0 if start is None else int(checkpoint.load(start)[1]["update"])
     kept = []
-    for text in log.read_text(encoding="utf-8").splitlines():
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+            before = int(line["update"]) <= made or line["stage"] != stage
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
-        if line["stage"] != stage or line["update"] <= done:
+        if before:
             kept.append(text + "\n")
-    aside = log.with_name(".metrics.partial")
-    aside.write_text("".join(kept), encoding="utf-8")
-    aside.replace(log)
+    write_text(log, "".join(kept))

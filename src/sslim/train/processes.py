@@ -9,14 +9,21 @@ addition per 640 s of audio costs next to nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 
+from sslim.errors import ConfigError
 from sslim.train.device import choose_device
+
+PATIENCE = 10.0
+"""Seconds after which a process says what it waits for."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,55 @@ def find_processes(device: str) -> Processes:
         device: as in the settings: `auto`, `cpu`, `cuda`, ...
 
     Raises:
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist here, or the environment contradicts itself.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    rank, count = place_of_process()
+    if count == 1:
         return Processes(0, 1, choose_device(device))
     on_cpu = choose_device(device).type == "cpu"
-    state = PartialState(cpu=on_cpu)
+    master = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    with _said(f"process {rank} waits for the other {count - 1} at {master} ..."):
+        state = PartialState(cpu=on_cpu)
     return Processes(state.process_index, state.num_processes, state.device)
+
+
+def place_of_process() -> tuple[int, int]:
+    """(rank, number of processes) as the environment has it; (0, 1) without a launcher.
+
+    Raises:
+        ConfigError: the environment holds something that no launcher says.
+    """
+    found = {}
+    for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")):
+        text = os.environ.get(name, "").strip() or default
+        if not text.isascii() or not text.isdigit() or len(text) > 6:
+            raise ConfigError(f"the environment says {name}={text}, not a number", _UNSET)
+        found[name] = int(text)
+    rank, count = found["RANK"], found["WORLD_SIZE"]
+    if rank >= max(1, count) or count == 0:
+        raise ConfigError(
+            f"the environment says RANK={rank} and WORLD_SIZE={count}, which no launcher does",
+            _UNSET,
+        )
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if count > 1 and missing:
+        raise ConfigError(
+            f"the environment says WORLD_SIZE={count} but no {missing[0]}, so no launcher has started this",
+            _UNSET,
+        )
+    return rank, count
+
+
+_UNSET = "start with accelerate launch or torchrun, or unset RANK and WORLD_SIZE to run alone"
+
+
+@contextmanager
+def _said(line: str) -> Iterator[None]:
+    """Says what is waited for where it takes long."""
+    timer = threading.Timer(PATIENCE, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

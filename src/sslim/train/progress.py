@@ -19,7 +19,7 @@ class ProgressBar:
         self.console = Console(stderr=True)
         self.enabled = enabled
         self.bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names of models may hold brackets
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figures]}"),

@@ -6,7 +6,7 @@ distillation-only student differ in their tasks alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 from sslim.audio import Manifest, Skipped, UpdateSampler
 from sslim.audio.batching import Batches, UpdateStream
 from sslim.audio.shards import ShardBatches, Shards, StreamSettings
-from sslim.config import RunConfig
-from sslim.errors import TrainingError
+from sslim.config import RunConfig, to_flat_dict
+from sslim.errors import OutputError, TrainingError
 from sslim.train import checkpoint
 from sslim.train.device import keep_freed_memory, looks_every
 from sslim.train.loop import LoopSettings, Progress, train
@@ -42,6 +42,10 @@ class Session:
     progress: ProgressBar
     state: RunState
     trackers: Trackers
+    mended: bool = False
+    """Whether settings were changed after a failure, so that nothing measured before holds."""
+    run: str = ""
+    """The run's id: only its own states are gone on from."""
     waited: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds that training stood still for want of audio."""
 
@@ -54,6 +58,7 @@ def run_stage(
     updates: int,
     warmup_fraction: float,
     first: int,
+    carried: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains `task` through one stage.
 
@@ -64,16 +69,24 @@ def run_stage(
         updates: its length.
         warmup_fraction: share of the updates over which the learning rate rises.
         first: its first update in the run's one sequence of updates.
+        carried: what its saved states say besides, for a resume that has nothing else left.
 
     Raises:
+        OutputError: states were saved, and none of them is whole.
         TrainingError, AudioError, KeyboardInterrupt: as `train` and `Batches`.
     """
     config, processes = session.config, session.processes
     if processes.device.type == "cpu":
         keep_freed_memory()
-    saved = checkpoint.found(session.folder / "checkpoints" / stage)
-    start = saved[-1] if saved else None
-    done = int(checkpoint.load(start)[1]["update"]) if start else 0
+    states = session.folder / "checkpoints" / stage
+    start = checkpoint.newest(states, session.run, session.progress.say)
+    done = start.update if start else 0
+    if processes.agree(float(done)) != done:
+        raise OutputError(
+            f"process {processes.rank} finds another state in {states} than the main process",
+            "give all processes one OUT on one shared disk, and run again with --resume",
+        )
+    batch_seconds = _batch_seconds(session, task, start)
     settings = LoopSettings(
         stage=stage,
         updates=updates,
@@ -85,8 +98,10 @@ def run_stage(
         keep_checkpoints=config.keep_checkpoints,
         seed=config.seed + first,
         check_every=config.check_every or looks_every(processes.device, config.log_every),
+        facts={"run": session.run, "seconds_per_batch": batch_seconds, **(carried or {})},
+        remedy=_remedy(config, stage),
     )
-    with _open(session, task, first + done, first + updates) as stream:
+    with _open(session, batch_seconds, first + done, first + updates) as stream:
 
         def on_progress(progress: Progress) -> None:
             trained = progress.seconds_per_update * (progress.update - done)
@@ -121,10 +136,20 @@ def run_stage(
             ) from error
 
 
-def _open(session: Session, task: TrainableTask, first: int, last: int) -> UpdateStream:
+def _remedy(config: RunConfig, stage: str) -> str:
+    """What to do where a loss is not finite."""
+    name = f"{stage}.learning_rate"
+    rate = to_flat_dict(config).get(name)
+    lower = f"--set {name}={rate / 2:g}" if rate else "a lower learning rate"
+    return (
+        f"run the same command with --resume and {lower}, or take these files out of the audio and begin "
+        "anew with --force"
+    )
+
+
+def _open(session: Session, batch_seconds: float, first: int, last: int) -> UpdateStream:
     """The audio of the updates from `first` to `last`, for this process."""
     config, processes = session.config, session.processes
-    batch_seconds = _batch_seconds(session, task)
     settings: dict[str, Any] = {
         "first_update": first,
         "last_update": last,
@@ -162,7 +187,7 @@ def _open(session: Session, task: TrainableTask, first: int, last: int) -> Updat
     )
 
 
-def _batch_seconds(session: Session, task: TrainableTask) -> float:
+def _batch_seconds(session: Session, task: TrainableTask, start: checkpoint.State | None) -> float:
     """Seconds of audio that pass through the models of one process at once.
 
     Measured where the settings leave it open, once: a resumed run goes on with the same batches, whatever
@@ -171,7 +196,10 @@ def _batch_seconds(session: Session, task: TrainableTask) -> float:
     config = session.config
     if config.seconds_per_batch:
         return config.seconds_per_batch
-    known = session.processes.agree(session.state.facts.get("seconds_per_batch", 0.0))
+    # The state that is gone on from knows best; `state.json` knows it from the stage before.
+    told = start.facts.get("seconds_per_batch") if start else None
+    known = told if told and not session.mended else session.state.facts.get("seconds_per_batch")
+    known = session.processes.agree(float(known or 0.0))
     if not known:
         longest = config.audio.max_seconds
         if isinstance(session.audio, Manifest):

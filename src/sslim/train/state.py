@@ -7,7 +7,6 @@ rewritten every few seconds, whole or not at all, and read by `sslim runs`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
@@ -15,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sslim.files import write_json
+from sslim.errors import OutputError
+from sslim.files import read_json, write_json
 
 FILE = "state.json"
 SECONDS_BETWEEN_WRITES = 5.0
@@ -28,13 +28,23 @@ class RunState:
         folder: the run's folder.
         stages: name of each stage -> its updates, in order; for the time left.
         writes: whether this process writes the file (one of several does).
+        resumed: whether what the file says already is about this run, and holds on.
     """
 
-    def __init__(self, folder: Path, stages: Mapping[str, int], *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stages: Mapping[str, int],
+        *,
+        writes: bool = True,
+        resumed: bool = False,
+    ) -> None:
         self.folder = folder
         self.stages = dict(stages)
         self.writes = writes
-        self.facts = read_state(folder)
+        self.facts = read_state(folder) if resumed else {}
+        for ended in ("reason", "error"):
+            self.facts.pop(ended, None)
         self.facts |= {"status": "starting", "host": platform.node(), "process": os.getpid()}
         self._written = -float("inf")
 
@@ -73,10 +83,33 @@ class RunState:
             self.facts |= facts
 
 
+NUMBERS = (
+    "process",
+    "written",
+    "update",
+    "updates",
+    "seconds_per_update",
+    "seconds_per_batch",
+    "seconds_left",
+    "waiting_share",
+)
+WORDS = ("status", "stage", "recipe", "host", "reason", "error")
+
+
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `state.json` in `folder` says; empty where there is none."""
+    """What `state.json` in `folder` says; empty where there is none, without what makes no sense."""
     try:
-        facts: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        facts = read_json(folder / FILE, "the state of a run")
+    except OutputError:
         return {}
-    return facts
+    return {
+        name: value
+        for name, value in facts.items()
+        if (name in WORDS and isinstance(value, str))
+        or (
+            name in NUMBERS
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and 0 <= value < 2**62  # neither NaN nor infinity
+        )
+    }

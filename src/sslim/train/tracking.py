@@ -30,11 +30,13 @@ class Trackers:
 
     def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> None:
         self.trackers: list[GeneralTracker] = []
+        kinds = [_known(name) for name in names]
         if not names:
             return
         PartialState()  # accelerate's trackers ask it whether this process may write
-        for name in names:
-            self.trackers.append(_start(name, folder))
+        for kind in kinds:
+            where = {"logging_dir": folder} if kind.requires_logging_directory else {}
+            self.trackers.append(kind("sslim", **where))
             self.trackers[-1].start()
             plain = (str, int, float)
             self.trackers[-1].store_init_configuration(
@@ -62,9 +64,19 @@ class Trackers:
             tracker.log(dict(figures), step=step)
 
 
-def _start(name: str, folder: Path) -> GeneralTracker:
+def check_trackers(names: Sequence[str]) -> None:
+    """Finds out whether there are such trackers, without making or writing anything.
+
+    Raises:
+        ConfigError: a tracker is unknown or not installed.
+    """
+    for name in names:
+        _known(name)
+
+
+def _known(name: str) -> type[GeneralTracker]:
     try:
-        usable = filter_trackers([name], logging_dir=folder)
+        usable = filter_trackers([name], logging_dir=".")
     except ValueError as error:
         raise ConfigError(
             f"there is no tracker {name!r}",
@@ -72,7 +84,5 @@ def _start(name: str, folder: Path) -> GeneralTracker:
         ) from error
     if not usable:
         raise ConfigError(f"the tracker {name} is not installed", f"Install it: pip install {name}")
-    kind = LOGGER_TYPE_TO_CLASS[str(usable[0])]
-    if kind.requires_logging_directory:
-        return kind("sslim", logging_dir=folder)
-    return kind("sslim")
+    kind: type[GeneralTracker] = LOGGER_TYPE_TO_CLASS[str(usable[0])]
+    return kind

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sslim.backbone.saving import preprocessor
+from sslim.backbone.families import unusable
+from sslim.backbone.processing import preprocessor
 from sslim.errors import ConversionError
 
 STRIDES = {10: 5, 3: 2, 2: 2}
@@ -39,6 +40,45 @@ def feature_extractor(normalise: bool) -> dict[str, Any]:
     return preprocessor(normalise)
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """A value that must be true or false (or 1 or 0); the text "false" would count as true.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{name} is {_shown(value)}, neither true nor false")
+
+
+def as_count(value: Any, name: str, most: int) -> int:
+    """A size that a file states, before anything of that size is made.
+
+    Raises:
+        ValueError: it is no whole number from 0 to `most`.
+    """
+    if isinstance(value, (int, float)) and 0 <= value <= most and int(value) == value:
+        return int(value)
+    raise ValueError(f"{name} is {_shown(value)}, not a whole number up to {most}")
+
+
+def as_list(value: Any, name: str, most: int) -> Sequence[Any]:
+    """A list that a file states, of bounded length: a pickle can name one list a million times.
+
+    Raises:
+        ValueError: it is no list, or longer.
+    """
+    if isinstance(value, (list, tuple)) and len(value) <= most:
+        return value
+    raise ValueError(f"{name} is {_shown(value)}, not a list of up to {most}")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; of what holds others, the kind: a pickle's lists can be endless."""
+    plain = isinstance(value, (str, int, float)) or value is None
+    return repr(value)[:40] if plain else f"a {type(value).__name__}"
+
+
 def sizes_from_weights(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     """Settings of a transformers configuration that the shapes of the weights tell.
 
@@ -46,8 +86,14 @@ def sizes_from_weights(state: Mapping[str, torch.Tensor], path: Path) -> dict[st
         state: weights under the names of the dense family in transformers, without a head's prefix.
 
     Raises:
-        ConversionError: a weight that tells a size is missing.
+        ConversionError: a weight that tells a size is missing, or a weight is none.
     """
+    for name, tensor in state.items():
+        problem = unusable(tensor)
+        if problem:
+            raise ConversionError(
+                f"{path}: the weight {name} {problem}", "the file is damaged; download it again"
+            )
 
     def shape(name: str) -> torch.Size:
         if name not in state:

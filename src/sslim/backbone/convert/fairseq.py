@@ -17,6 +17,7 @@ import torch
 
 from sslim.backbone.convert.checkpoint import (
     Checkpoint,
+    as_flag,
     feature_extractor,
     heads_of_width,
     sizes_from_weights,
@@ -70,7 +71,8 @@ def is_fairseq(data: Any) -> bool:
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
         return False
     return any(
-        re.search(r"(^|\.)encoder\.layers\.\d+\.(self_attn|fc1)\.", name) for name in data["model"]
+        isinstance(name, str) and re.search(r"(^|\.)encoder\.layers\.\d+\.(self_attn|fc1)\.", name)
+        for name in data["model"]
     )
 
 
@@ -89,7 +91,7 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
     Raises:
         ConversionError: a weight is of no kind that is known, or a size cannot be told.
     """
-    model: Mapping[str, Any] = data["model"]
+    model = {name: tensor for name, tensor in data["model"].items() if isinstance(name, str)}
     state: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
     unknown, dropped = [], 0
@@ -126,7 +128,7 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
     heads = settings.get("encoder_attention_heads")
     if heads is None:
         heads = heads_of_width(width, path) if const is None else const.shape[1]
-    stable = bool(settings.get("layer_norm_first", layer_norm and family != "data2vec-audio"))
+    stable = settings.flag("layer_norm_first", layer_norm and family != "data2vec-audio")
     sizes |= {
         "num_attention_heads": int(heads),
         "intermediate_size": ffn.shape[0],
@@ -150,7 +152,7 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
     return Checkpoint(
         config,
         {f"{prefix}{name}": tensor for name, tensor in state.items()} | head,
-        feature_extractor(bool(settings.get("normalize", layer_norm))),
+        feature_extractor(settings.flag("normalize", layer_norm)),
         "a fairseq checkpoint" if family != "wavlm" else "a WavLM release",
         notes,
         _vocabulary(data),
@@ -197,31 +199,65 @@ class _Settings:
                 return found
         return default
 
+    def flag(self, name: str, default: bool) -> bool:
+        """A setting that is true or false.
 
-def _plain(value: Any) -> Any:
-    """Namespaces and stand-ins of omegaconf as plain dictionaries and values."""
-    if isinstance(value, argparse.Namespace):
-        return {name: _plain(item) for name, item in vars(value).items()}
+        Raises:
+            ValueError: it is neither.
+        """
+        return as_flag(self.get(name, default), name)
+
+
+DEEPEST = 50
+"""Levels of nested settings; fairseq's have five."""
+
+
+def _plain(value: Any, seen: dict[int, Any] | None = None, depth: int = 0) -> Any:
+    """Namespaces and stand-ins of omegaconf as plain dictionaries and values.
+
+    Each object is translated once: a file of a few bytes can name one a billion times, or hold itself.
+
+    Raises:
+        ValueError: settings are nested too deeply.
+    """
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return seen[id(value)]
+    if depth > DEEPEST:
+        raise ValueError(f"settings are nested more than {DEEPEST} levels deep")
     if isinstance(value, StandIn):
         content = value.__dict__.get("_content", value.__dict__.get("_val", value.__dict__))
-        return _plain(content)
+        return _plain(content, seen, depth + 1)
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items() if name != "_parent"}
+        names: dict[str, Any] = {}
+        seen[id(value)] = names
+        for name, item in value.items():
+            if isinstance(name, str) and name != "_parent":
+                names[name] = _plain(item, seen, depth + 1)
+        return names
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        items: list[Any] = []
+        seen[id(value)] = items
+        items.extend(_plain(item, seen, depth + 1) for item in value)
+        return items
     return value
 
 
-def _find(source: Any, name: str) -> Any:
+def _find(source: Any, name: str, seen: set[int] | None = None) -> Any:
     """The first value of that name: the model's own settings go before those of anything nested."""
-    if not isinstance(source, dict):
+    seen = set() if seen is None else seen
+    if not isinstance(source, dict) or id(source) in seen:
         return None
+    seen.add(id(source))
     value = source.get(name)
     # "${task.normalize}" is a reference that was never resolved: the value stands elsewhere.
-    if value is not None and not isinstance(value, dict) and not str(value).startswith("${"):
+    unresolved = isinstance(value, str) and value.startswith("${")
+    if value is not None and not isinstance(value, (dict, list)) and not unresolved:
         return value
     for part in ("model", "w2v_args", "task", *source):
-        found = _find(source.get(part), name)
+        found = _find(source.get(part), name, seen)
         if found is not None:
             return found
     return None
@@ -234,6 +270,8 @@ def _vocabulary(data: Mapping[str, Any]) -> dict[str, str]:
     symbols = getattr(dictionary, "symbols", None)
     if not symbols:
         return {}
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise ValueError("the dictionary holds something else than symbols")
     numbers = {symbol: index for index, symbol in enumerate(symbols)}
     # fairseq's blank is <s> (0); tokenizers of transformers take <pad> for it.
     if "<s>" in numbers and "<pad>" in numbers:

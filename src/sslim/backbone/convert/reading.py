@@ -11,15 +11,15 @@ import collections
 import re
 import typing
 import warnings
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sslim.errors import ConversionError
+from sslim.errors import ConversionError, first_line
 
 
 class StandIn:
@@ -76,10 +76,11 @@ def read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # a damaged file can break the reader anywhere
             raise ConversionError(
-                f"{path} is not a safetensors file: {error}", "copy it again"
+                f"{path} is not a safetensors file: {first_line(error)}", "copy it again"
             ) from error
+    _refuse_bombs(path)
     stand_ins = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in STAND_INS]
     allowed: list[Any] = [*PLAIN, *stand_ins]
     try:
@@ -100,6 +101,24 @@ def read_file(path: Path) -> Any:
         raise ConversionError(
             f"{path} is not a checkpoint that torch can read", _advice(path)
         ) from error
+
+
+def _refuse_bombs(path: Path) -> None:
+    """torch stores values as they are: whatever unpacks to more than the file holds is no checkpoint.
+
+    Raises:
+        ConversionError: the file would unpack to more than its own size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except Exception:  # no zip (torch's older format), or a damaged one: torch says so itself
+        return
+    if size > path.stat().st_size:
+        raise ConversionError(
+            f"{path} would unpack to {size:,} bytes, more than it has",
+            "torch.save writes no such file",
+        )
 
 
 def _advice(path: Path) -> str:

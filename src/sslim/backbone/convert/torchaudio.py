@@ -8,7 +8,7 @@ zeros says exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ import torch
 
 from sslim.backbone.convert.checkpoint import (
     Checkpoint,
+    as_count,
+    as_flag,
+    as_list,
     feature_extractor,
     heads_of_width,
     sizes_from_weights,
 )
 from sslim.backbone.families import FAMILIES
+from sslim.backbone.settings import WHOLE_NUMBERS
 from sslim.errors import ConversionError
 
 MARK = "encoder.transformer."
@@ -52,7 +56,9 @@ def from_torchaudio(data: Mapping[str, Any], path: Path, family: str | None) -> 
     Raises:
         ConversionError: a size cannot be told, or the family asked for cannot be.
     """
-    state = {dense_name(name): tensor for name, tensor in _state(data).items()}
+    state = {
+        dense_name(name): tensor for name, tensor in _state(data).items() if isinstance(name, str)
+    }
     config = data.get("config")
     wavlm = any("rel_attn_embed" in name or "gru_rel_pos" in name for name in state)
     # One that has lost all heads is told by its settings.
@@ -129,26 +135,48 @@ def _from_reference(
     notes: tuple[str, ...],
 ) -> Checkpoint:
     """A file of the reference implementation, dense or pruned."""
-    width = int(config["encoder_embed_dim"])
-    depth = int(config["encoder_num_layers"])
+
+    def rows(name: str) -> Sequence[Any]:
+        return as_list(config[name], name, WHOLE_NUMBERS["num_hidden_layers"][1])
+
+    wide, most = WHOLE_NUMBERS["hidden_size"][1], WHOLE_NUMBERS["num_attention_heads"][1]
+    width = as_count(config["encoder_embed_dim"], "encoder_embed_dim", wide)
+    depth = as_count(
+        config["encoder_num_layers"], "encoder_num_layers", WHOLE_NUMBERS["num_hidden_layers"][1]
+    )
     convolutions = [
-        tuple(int(value) for value in row) for row in config["extractor_conv_layer_config"]
+        tuple(
+            as_count(value, "extractor_conv_layer_config", wide)
+            for value in as_list(row, "extractor_conv_layer_config", 3)
+        )
+        for row in rows("extractor_conv_layer_config")
     ]
     channels = [row[0] for row in convolutions]
-    ffn = [int(size) for size in config["encoder_ff_interm_features"]]
+    ffn = [
+        as_count(size, "encoder_ff_interm_features", WHOLE_NUMBERS["intermediate_size"][1])
+        for size in rows("encoder_ff_interm_features")
+    ]
     if family == "wavlm":
-        total = int(config["encoder_total_num_heads"][0])
-        heads = [[int(head) for head in kept] for kept in config["encoder_remaining_heads"]]
+        total = as_count(rows("encoder_total_num_heads")[0], "encoder_total_num_heads", most)
+        heads = [
+            [
+                as_count(head, "encoder_remaining_heads", most)
+                for head in as_list(kept, "encoder_remaining_heads", most)
+            ]
+            for kept in rows("encoder_remaining_heads")
+        ]
     else:
-        total = width // int(config["encoder_head_dim"])
-        heads = [list(range(int(count))) for count in config["encoder_num_heads"]]
+        total = width // as_count(config["encoder_head_dim"], "encoder_head_dim", wide)
+        heads = [
+            list(range(as_count(count, "encoder_num_heads", most)))
+            for count in rows("encoder_num_heads")
+        ]
     keeps_attention = [
-        bool(used and kept)
-        for used, kept in zip(config["encoder_use_attention"], heads, strict=True)
+        bool(used and kept) for used, kept in zip(rows("encoder_use_attention"), heads, strict=True)
     ]
     keeps_ffn = [
         bool(used and size)
-        for used, size in zip(config["encoder_use_feed_forward"], ffn, strict=True)
+        for used, size in zip(rows("encoder_use_feed_forward"), ffn, strict=True)
     ]
     # The file does not say how wide the model was before pruning; published models have these sizes.
     dense_channels = 512 if width >= 512 and max(channels) <= 512 else max(channels)
@@ -175,9 +203,11 @@ def _from_reference(
         "conv_dim": [dense_channels] * len(channels),
         "conv_kernel": [row[1] for row in convolutions],
         "conv_stride": [row[2] for row in convolutions],
-        "conv_bias": bool(config["extractor_conv_bias"]),
+        "conv_bias": as_flag(config["extractor_conv_bias"], "extractor_conv_bias"),
         "feat_extract_norm": "layer" if layer_norm else "group",
-        "do_stable_layer_norm": bool(config["encoder_layer_norm_first"]),
+        "do_stable_layer_norm": as_flag(
+            config["encoder_layer_norm_first"], "encoder_layer_norm_first"
+        ),
         "num_conv_pos_embeddings": int(config["encoder_pos_conv_kernel"]),
         "num_conv_pos_embedding_groups": int(config["encoder_pos_conv_groups"]),
         "feat_proj_dropout": float(config["encoder_projection_dropout"]),
@@ -220,7 +250,7 @@ def _from_reference(
     return Checkpoint(
         result,
         state,
-        feature_extractor(bool(config["normalize_waveform"])),
+        feature_extractor(as_flag(config["normalize_waveform"], "normalize_waveform")),
         "a DPHuBERT file",
         notes,
     )

@@ -1,0 +1,29 @@
+"""`sslim verify`: is a saved folder what it was when it was written?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder that compress or convert wrote.")
+    ],
+) -> None:
+    """Compare FOLDER's weights, code and settings with its record; nothing of it is loaded or executed."""
+    from sslim.backbone.verify import verify as run
+    from sslim.errors import TeacherError
+
+    found = run(folder)
+    width = max(len(file.name) for file in found.files)
+    for file in found.files:
+        typer.echo(f"{file.name:{width}}  {file.said}")
+    if found.problems:
+        raise TeacherError(
+            f"{folder}: {found.problems[0].problem}",
+            "do not use this folder before you know why; copy it again from where it was made",
+        )
+    typer.echo(found.sentence())
