@@ -567,7 +567,7 @@ def _finish(
         under_head(run.teacher, student),
         normalise=run.teacher.normalise,
         run=facts,
-        tokenizer_from=run.teacher.folder,
+        tokenizer_from=run.teacher.folder if run.teacher.head else None,
         finalise=lambda folder: _measure_file(folder, facts),
     )
     folder.clear_after(out)

@@ -21,6 +21,7 @@ from sslim.backbone.convert.checkpoint import (
     as_list,
     feature_extractor,
     heads_of_width,
+    named,
     sizes_from_weights,
 )
 from sslim.backbone.families import FAMILIES
@@ -56,9 +57,7 @@ def from_torchaudio(data: Mapping[str, Any], path: Path, family: str | None) -> 
     Raises:
         ConversionError: a size cannot be told, or the family asked for cannot be.
     """
-    state = {
-        dense_name(name): tensor for name, tensor in _state(data).items() if isinstance(name, str)
-    }
+    state = {dense_name(name): tensor for name, tensor in named(_state(data), path).items()}
     config = data.get("config")
     wavlm = any("rel_attn_embed" in name or "gru_rel_pos" in name for name in state)
     # One that has lost all heads is told by its settings.
