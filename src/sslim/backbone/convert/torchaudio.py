@@ -193,7 +193,9 @@ def _from_reference(
     scaled = scale is not None and not bool((scale == 1).all())
     if scaled and scale is not None:
         state["feature_extractor.output_scale"] = scale
-    layer_norm = config["extractor_mode"] == "layer_norm"
+    mode = config["extractor_mode"]
+    if mode not in ("group_norm", "layer_norm"):
+        raise ValueError("extractor_mode is neither group_norm nor layer_norm")
     settings: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -203,7 +205,7 @@ def _from_reference(
         "conv_kernel": [row[1] for row in convolutions],
         "conv_stride": [row[2] for row in convolutions],
         "conv_bias": as_flag(config["extractor_conv_bias"], "extractor_conv_bias"),
-        "feat_extract_norm": "layer" if layer_norm else "group",
+        "feat_extract_norm": "layer" if mode == "layer_norm" else "group",
         "do_stable_layer_norm": as_flag(
             config["encoder_layer_norm_first"], "encoder_layer_norm_first"
         ),
