@@ -373,3 +373,10 @@ def test_a_head_over_several_frames_and_audio_of_one(format: str, tmp_path: Path
     for name in ("logits", "embeddings"):
         assert np.isfinite(batch[name][[0, 2]]).all()
         assert np.isnan(batch[name][1]).all()
+
+
+def test_rows_of_nothing_are_not_chosen(model: Path, tmp_path: Path) -> None:
+    """A condition that is passed over would be believed."""
+    with pytest.raises(ConfigError, match="--where"):
+        export(model, tmp_path / "m.onnx", where={"split": "train"})
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +242,25 @@ def test_a_state_is_saved_between_two_looks(
     assert saved(tmp_path / "out") == [6, 8]
     run(place, tmp_path / "out", "checkpoint_every=3", "log_every=100", resume=True)
     assert same(tmp_path / "out", watched)
+
+
+def test_what_was_heard_is_let_go_before_the_next_look(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks lie minutes of audio; a message needs its names alone."""
+    heard: list[list[weakref.ref[torch.Tensor]]] = []
+    alive: list[int] = []
+    make = Step.__call__
+
+    def counted(self: Step, update: int, share: float, waveforms: list[torch.Tensor]) -> Any:
+        heard.append([weakref.ref(waveform) for waveform in waveforms])
+        alive.append(sum(any(held() is not None for held in update) for update in heard))
+        return make(self, update, share, waveforms)
+
+    monkeypatch.setattr(Step, "__call__", counted)
+    run(place, tmp_path / "out", "check_every=100", "log_every=100", progress=False)
+    assert len(alive) == 12 + 7
+    assert max(alive) <= 3
 
 
 # --- memory ------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from lhotse import CutSet, Recording
 from sslim.audio import Skipped
 from sslim.audio.shards import ShardBatches, Shards, StreamSettings, find_shards, first_clips
 from sslim.errors import AudioError, ConfigError
+from sslim.recipes import resolve
 from sslim.story import compress
+from sslim.train.heard import part
 from tests.models import tiny_teacher
 
 # lhotse leaves the tar files it streams to the garbage collector.
@@ -248,3 +250,38 @@ def test_a_whole_run_on_shards(tmp_path: Path) -> None:
             settings=[*RUN, "target_cache_gib=1"],
             progress=False,
         )
+
+
+@pytest.mark.parametrize("member", [b"not audio", None])
+def test_shards_of_which_nothing_is_usable_leave_no_output(
+    tmp_path: Path, member: bytes | None
+) -> None:
+    """What is refused must leave nothing behind that refuses the next try, with better shards."""
+    tiny_teacher("hubert").save_pretrained(tmp_path / "teacher")
+    unheard = wav(np.full(16_000, np.nan, dtype=np.float32)) if member is None else member
+    write_tar(tmp_path / "a.tar", {"bad.wav": unheard})
+    with pytest.raises(AudioError, match=r"no clip .* that can be used; the first: .*bad\.wav"):
+        compress(
+            tmp_path / "teacher",
+            tmp_path / "a.tar",
+            tmp_path / "out",
+            params="60%",
+            settings=RUN,
+            progress=False,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_which_nothing_is_usable_is_not_held_out(tmp_path: Path) -> None:
+    """Training would end without anything to measure the result on, or begin without anything to hear."""
+    unheard = wav(np.full(16_000, np.nan, dtype=np.float32))
+    members = {f"{clip}.wav": unheard for clip in range(7)}
+    write_tar(tmp_path / "a.tar", members | {"good.wav": wav(noise(0.5, 1))})
+    found = find_shards(tmp_path)
+    assert found is not None
+    said: list[str] = []
+    config = resolve("paper", params="60%", settings=RUN)
+    parts = part(config, found, said.append)
+    assert parts.training == found
+    assert not parts
+    assert "too few clips can be used" in said[0]

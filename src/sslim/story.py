@@ -443,13 +443,12 @@ def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None
     small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"]))
     projections = Projections(small.config.hidden_size, run.inputs.layers)
     for module, prefix in ((small, "task.student."), (projections, "task.projections.")):
-        module.load_state_dict(
-            {
-                name.removeprefix(prefix): value
-                for name, value in state.tensors.items()
-                if name.startswith(prefix)
-            }
-        )
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in state.tensors.items()
+            if name.startswith(prefix)
+        }
+        module.load_state_dict(own)
     return small, projections, facts
 
 
@@ -569,7 +568,7 @@ def _finish(
         under_head(run.teacher, student),
         normalise=run.teacher.normalise,
         run=facts,
-        tokenizer_from=run.teacher.folder,
+        tokenizer_from=run.teacher.folder if run.teacher.head else None,
         finalise=lambda folder: _measure_file(folder, facts),
     )
     folder.clear_after(out)
@@ -577,9 +576,8 @@ def _finish(
 
 def _measure_file(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The real size of the weights on disk, known only once they are written."""
-    facts["result"]["file_bytes"] = sum(
-        path.stat().st_size for path in folder.glob("*.safetensors")
-    )
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    facts["result"]["file_bytes"] = sum(sizes)
     return facts, model_card(facts)
 
 

@@ -206,6 +206,7 @@ HARMLESS = {
     "--cache-gib inf",
     "--cache-gib 1e300",
     "--noise {in}/noise --snr ,",
+    "--noise {csv}",  # a list of recordings is a source of noise like a folder of them
     "--collar nan",
     "--collar -1",
 }

@@ -177,11 +177,7 @@ class _ShardUpdates(IterableDataset[Update]):
                     usable = True
                     yield item
             if not usable:
-                why = f"; the first: {unusable.path}: {unusable.reason}" if unusable else ""
-                raise AudioError(
-                    f"the shards hold no clip of {settings.min_seconds:g} s or more that can be used{why}",
-                    "lower audio.min_seconds, or check that the shards hold audio",
-                )
+                raise _nothing(settings.min_seconds, unusable)
             epoch += 1
 
     def __iter__(self) -> Iterator[Update]:
@@ -268,6 +264,34 @@ class ShardBatches(UpdateStream):
             )
         updates = _ShardUpdates(shards, stream, first_update, last_update)
         super().__init__(updates, workers=min(1, workers), **settings)
+
+
+def check_usable(audio: Shards, min_seconds: float) -> None:
+    """Reads shards until a clip is found that can be trained on, decoded to its end.
+
+    Raises:
+        AudioError: there is none; the first reason is named.
+    """
+    unusable: Skipped | None = None
+    for item in audio.clips(list(range(len(audio.shards)))):
+        if isinstance(item, Skipped):
+            unusable = unusable or item
+        elif item.seconds >= max(min_seconds, SHORTEST / SAMPLING_RATE):
+            try:
+                item.load()
+                return
+            except AudioError as error:
+                reason = reason_in(error, item.identity)
+                unusable = unusable or Skipped(item.identity, reason)
+    raise _nothing(min_seconds, unusable)
+
+
+def _nothing(min_seconds: float, unusable: Skipped | None) -> AudioError:
+    why = f"; the first: {unusable.path}: {unusable.reason}" if unusable else ""
+    return AudioError(
+        f"the shards hold no clip of {min_seconds:g} s or more that can be used{why}",
+        "lower audio.min_seconds, or check that the shards hold audio",
+    )
 
 
 def first_clips(

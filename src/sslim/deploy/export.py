@@ -121,6 +121,7 @@ def export(
         say: told what is going on.
 
     Raises:
+        ConfigError: a setting is not right.
         TeacherError: the model cannot be loaded.
         ExportError: it cannot be exported, gives values that are not finite, or differs from the model (and
             `force` is not given).
@@ -131,6 +132,8 @@ def export(
         raise ConfigError(f"the format {format!r} is unknown", f"use one of {', '.join(FORMATS)}")
     if not -1 <= min_cosine <= 1:
         raise ConfigError(f"min_cosine is {min_cosine:g}", "give a number from -1 to 1")
+    if where and audio is None and labels is None:
+        raise ConfigError("--where chooses rows, and of nothing here", "give --audio or --labels")
     _check_place(out, format, force)
     loaded = load_model(model)
     if format == "dphubert":

@@ -11,7 +11,7 @@ import numpy as np
 from sslim.audio import Manifest, read_source
 from sslim.audio.held_out import HeldOut, hold_out
 from sslim.audio.loading import load_audio
-from sslim.audio.shards import Shards, find_shards, first_clips
+from sslim.audio.shards import Shards, check_usable, find_shards, first_clips
 from sslim.config import RunConfig
 from sslim.errors import AudioError, ConfigError
 from sslim.plan import SAMPLING_RATE
@@ -40,6 +40,7 @@ def read_audio(
                 "target_cache_gib needs audio that is heard alike each epoch, and shards are not",
                 "leave it at 0",
             )
+        check_usable(shards, config.audio.min_seconds)
         return shards
     manifest = read_source(
         audio,
@@ -56,6 +57,13 @@ def read_audio(
 def part(config: RunConfig, audio: Manifest | Shards, say: Say) -> HeldOut:
     """Parts the audio into what is trained on and what is held out, and says where nothing is."""
     parts = hold_out(audio, share=config.audio.held_out, seed=config.seed)
+    if isinstance(parts.training, Shards) and isinstance(parts.held_out, Shards):
+        # Clips were drawn by name alone; either part may consist of what cannot be used.
+        try:
+            check_usable(parts.training, config.audio.min_seconds)
+            check_usable(parts.held_out, config.audio.min_seconds)
+        except AudioError:
+            parts = HeldOut(audio, Manifest((), ()), "nothing: too few clips can be used")
     if not parts:
         say(
             f"held out of training: {parts.chosen}; the result is measured on audio it was trained on"

@@ -135,14 +135,14 @@ def train(
     if processes.main:
         _trim_log(log, settings.stage, made)
     figures: dict[str, float] = {}
-    recent: deque[tuple[int, Sequence[WaveformBatch]]] = deque(maxlen=settings.check_every)
+    recent: deque[tuple[int, list[str]]] = deque(maxlen=settings.check_every)
     began, done = time.perf_counter(), 0
     with GracefulStop() as stop:
         for update, batches in stop.between(updates, alone=processes.count == 1):
             if update >= settings.updates:
                 break
             share = learning_rate_share(update, settings.updates, warmup)
-            recent.append((update, batches))
+            recent.append((update, [name for batch in batches for name in batch.identities]))
             measured = step(update, share, [batch.waveforms for batch in batches])
             task.after_update(update, step.optimiser)
             done += 1
@@ -220,7 +220,7 @@ def _check(
     step: Step,
     settings: LoopSettings,
     save: _Saver,
-    recent: Iterable[tuple[int, Sequence[WaveformBatch]]],
+    recent: Iterable[tuple[int, list[str]]],
     figures: dict[str, float],
 ) -> None:
     """Stops where an update since the last look was not finite; the weights are those before it.
@@ -232,8 +232,7 @@ def _check(
     if failed < 0:
         return
     save(failed)
-    heard = [batches for update, batches in recent if update == failed]
-    names = [name for batches in heard for batch in batches for name in batch.identities]
+    names = [name for update, heard in recent if update == failed for name in heard]
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     now = {name: value for name, value in figures.items() if not math.isfinite(value)}
     raise TrainingError(

@@ -7,6 +7,7 @@ folders of ours. A weight that is missing, left over or misshapen is an error th
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,9 @@ def read_checkpoint(file: str | Path, *, family: str | None = None) -> Checkpoin
     data = read_file(path)
     try:
         if is_fairseq(data):
-            return from_fairseq(data, path)
+            return _bounded(from_fairseq(data, path), path)
         if is_torchaudio(data):
-            return from_torchaudio(data, path, family)
+            return _bounded(from_torchaudio(data, path, family), path)
     except SslimError:
         raise
     except Exception as error:  # what a file contradicts first cannot be foreseen
@@ -78,6 +79,23 @@ def read_checkpoint(file: str | Path, *, family: str | None = None) -> Checkpoin
         f"{path} is not a checkpoint that sslim knows: it holds {held or 'nothing'}",
         "give a fairseq .pt, a torchaudio state dict or a DPHuBERT .pth",
     )
+
+
+def _bounded(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint whose sizes are as believable as those of any other configuration.
+
+    Raises:
+        ConversionError: one is not; whoever asked for the configuration alone would believe it.
+    """
+    from sslim.backbone.settings import configuration
+
+    found = checkpoint.config
+    try:
+        configuration(type(found), found.to_dict(), str(path))
+    except TeacherError as error:
+        problem = error.problem.replace(" in config.json", "").replace("config.json", "it")
+        raise ConversionError(problem, "the file is damaged, or not what it seems") from error
+    return checkpoint
 
 
 def convert(
@@ -110,7 +128,7 @@ def convert(
     out = Path(out)
     mine = _replaceable(out, force=force)
     # A path that is not there is the reader's to explain.
-    if revision is None and (Path(file).suffix or exists(Path(file))) and not Path(file).is_dir():
+    if revision is None and (Path(file).suffix or exists(Path(file))) and not os.path.isdir(file):
         found = _of_file(Path(file), family)
     else:
         found = _of_model(find(file, revision))

@@ -79,6 +79,21 @@ def _shown(value: Any) -> str:
     return repr(value)[:40] if plain else f"a {type(value).__name__}"
 
 
+def named(weights: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """Weights by name.
+
+    Raises:
+        ConversionError: one has no name.
+    """
+    nameless = [name for name in weights if not isinstance(name, str)]
+    if nameless:
+        raise ConversionError(
+            f"{path} holds a weight whose name is {_shown(nameless[0])}",
+            "the file is damaged, or not what it seems",
+        )
+    return dict(weights)
+
+
 def sizes_from_weights(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     """Settings of a transformers configuration that the shapes of the weights tell.
 

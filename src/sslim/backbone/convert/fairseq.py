@@ -20,6 +20,7 @@ from sslim.backbone.convert.checkpoint import (
     as_flag,
     feature_extractor,
     heads_of_width,
+    named,
     sizes_from_weights,
 )
 from sslim.backbone.convert.reading import StandIn
@@ -91,7 +92,7 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
     Raises:
         ConversionError: a weight is of no kind that is known, or a size cannot be told.
     """
-    model = {name: tensor for name, tensor in data["model"].items() if isinstance(name, str)}
+    model = named(data["model"], path)
     state: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
     unknown, dropped = [], 0
@@ -115,7 +116,8 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
             "sslim knows fairseq's HuBERT, wav2vec 2.0, data2vec-audio and WavLM",
         )
     settings = _Settings(data)
-    family = _family(state, settings, model)
+    told = _family(state, settings, model)
+    family = told or "wav2vec2"
     sizes = sizes_from_weights(state, path)
     width = sizes["hidden_size"]
     ffn = state.get("encoder.layers.0.feed_forward.intermediate_dense.weight")
@@ -149,6 +151,8 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
     config.architectures = [FAMILIES[family].stem.removeprefix("Sslim") + ending]
     prefix = f"{FAMILIES[family].prefix}." if head else ""
     notes = (f"left out {dropped} weights that only pre-training uses",) if dropped else ()
+    if not told:
+        notes = (*notes, f"taken as {family}: the file does not say which family")
     return Checkpoint(
         config,
         {f"{prefix}{name}": tensor for name, tensor in state.items()} | head,
@@ -174,6 +178,7 @@ def _config(family: str, sizes: Mapping[str, Any]) -> Any:
 def _family(
     state: Mapping[str, torch.Tensor], settings: _Settings, model: Mapping[str, Any]
 ) -> str:
+    """The family, "" where nothing tells it."""
     if any("gru_rel_pos" in name for name in state):
         return "wavlm"
     if "encoder.pos_conv_embed.layers.0.conv.weight" in state:
@@ -183,7 +188,7 @@ def _family(
         return "hubert"
     if "wav2vec" in told:
         return "wav2vec2"
-    return "hubert" if any("label_embs" in name for name in model) else "wav2vec2"
+    return "hubert" if any("label_embs" in name for name in model) else ""
 
 
 class _Settings:

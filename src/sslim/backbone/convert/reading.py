@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import re
 import typing
 import warnings
@@ -71,7 +72,7 @@ def read_file(path: Path) -> Any:
         ConversionError: it does not exist, is no checkpoint, is cut short, or names a class that is
             not allowed.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise ConversionError(f"{path} does not exist", "check the path")
     if path.suffix == ".safetensors":
         try:

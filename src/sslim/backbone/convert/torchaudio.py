@@ -21,6 +21,7 @@ from sslim.backbone.convert.checkpoint import (
     as_list,
     feature_extractor,
     heads_of_width,
+    named,
     sizes_from_weights,
 )
 from sslim.backbone.families import FAMILIES
@@ -56,9 +57,7 @@ def from_torchaudio(data: Mapping[str, Any], path: Path, family: str | None) -> 
     Raises:
         ConversionError: a size cannot be told, or the family asked for cannot be.
     """
-    state = {
-        dense_name(name): tensor for name, tensor in _state(data).items() if isinstance(name, str)
-    }
+    state = {dense_name(name): tensor for name, tensor in named(_state(data), path).items()}
     config = data.get("config")
     wavlm = any("rel_attn_embed" in name or "gru_rel_pos" in name for name in state)
     # One that has lost all heads is told by its settings.
@@ -194,7 +193,9 @@ def _from_reference(
     scaled = scale is not None and not bool((scale == 1).all())
     if scaled and scale is not None:
         state["feature_extractor.output_scale"] = scale
-    layer_norm = config["extractor_mode"] == "layer_norm"
+    mode = config["extractor_mode"]
+    if mode not in ("group_norm", "layer_norm"):
+        raise ValueError("extractor_mode is neither group_norm nor layer_norm")
     settings: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -204,7 +205,7 @@ def _from_reference(
         "conv_kernel": [row[1] for row in convolutions],
         "conv_stride": [row[2] for row in convolutions],
         "conv_bias": as_flag(config["extractor_conv_bias"], "extractor_conv_bias"),
-        "feat_extract_norm": "layer" if layer_norm else "group",
+        "feat_extract_norm": "layer" if mode == "layer_norm" else "group",
         "do_stable_layer_norm": as_flag(
             config["encoder_layer_norm_first"], "encoder_layer_norm_first"
         ),
