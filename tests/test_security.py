@@ -82,9 +82,8 @@ def test_each_kind_of_input_in_its_table_has_cases() -> None:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    from sslim.backbone.settings import WHOLE_NUMBERS
-
     from sslim.audio import archives, sound
+    from sslim.backbone.settings import WHOLE_NUMBERS
 
     said = dict(re.findall(r"^\| ([a-z][\w ]+) \| (.+?) \|$", TEXT, re.MULTILINE))
     low, high = (rate // 1000 for rate in sound.RATES)
