@@ -114,6 +114,12 @@ def test_workers_are_closed_when_one_cannot_start(
 # Contestants
 
 
+def test_an_int8_file_is_not_compared_as_float32(model: Path, file: Path, tmp_path: Path) -> None:
+    small = export(model, tmp_path / "s.onnx", format="onnx-int8", min_cosine=0.5, card=False)
+    entries = contestants([str(file), str(small.path)], ["torch"], tmp_path)
+    assert [entry.runtime for entry in entries] == ["onnx", "onnx-int8"]
+
+
 def test_identities_and_names(model: Path, file: Path, tmp_path: Path) -> None:
     twin = tmp_path / "other" / "model"
     folder_of(loaded_model("hubert", pruned=4), twin)

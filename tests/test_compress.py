@@ -616,6 +616,25 @@ def test_the_python_api(teacher: Path, audio: Path, tmp_path: Path) -> None:
     assert len(states) == 4
 
 
+def test_where_the_audio_lies_and_what_is_held_out_is_recorded(
+    teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that export finds the run's audio from any folder, and others can measure on the same clips."""
+    monkeypatch.chdir(audio.parent)
+    run(teacher, audio.name, tmp_path / "out")
+    heard = json.loads((tmp_path / "out" / "run" / "run.json").read_text())["audio"]
+    assert heard["source"] == audio.name
+    assert heard["path"] == str(audio)
+    listed = json.loads((tmp_path / "out" / "run" / "held_out.json").read_text())
+    facts = json.loads((tmp_path / "out" / "sslim.json").read_text())
+    assert "path" not in facts["audio"]
+    held = facts["result"]["held_out"]
+    assert listed["chosen"] == held["chosen"]
+    assert len(listed["utterances"]) == held["utterances"] > 0
+    seconds = sum(soundfile.info(item["path"]).duration for item in listed["utterances"])
+    assert seconds == pytest.approx(held["seconds"], abs=0.01)
+
+
 def test_odd_audio_is_skipped_not_fatal(teacher: Path, audio: Path, tmp_path: Path) -> None:
     folder = tmp_path / "audio"
     shutil.copytree(audio, folder)

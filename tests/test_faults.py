@@ -574,6 +574,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> No
         "run.json",
         "state.json",
         "skipped.json",
+        "held_out.json",
         "metrics.jsonl",
         "projections.safetensors",
     }

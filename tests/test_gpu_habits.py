@@ -213,6 +213,7 @@ def test_a_stop_between_two_looks_is_obeyed_at_once_by_a_process_that_is_alone(
     place: Path, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several have to agree, at a look; one ends its update, makes sure that it was good, and saves."""
+
     class Stopped(JointTask):
         def begin_update(self, update: int) -> None:
             if update == 2:

@@ -22,7 +22,6 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from sslim.audio import Manifest
 from sslim.audio.held_out import HeldOut
 from sslim.audio.shards import Shards
 from sslim.backbone.loading import LoadedModel, load_model
@@ -208,9 +207,7 @@ def compress(
             shards = isinstance(inputs.audio.training, Shards)
             go_on(out, before, inputs.record, config_now, mended, shards=shards, say=bar.say)
         elif processes.main:
-            heard = inputs.audio.training
-            skipped = heard.skipped if isinstance(heard, Manifest) else ()
-            begin(out, inputs.record, skipped, held, locked=locked, force=force, say=bar.say)
+            begin(out, inputs.record, inputs.audio, held, locked=locked, force=force, say=bar.say)
         processes.wait()
         run = _open(inputs, out, bar, processes, resumed=resume, mended=bool(mended))
         with _noted(run, recipe, forced=force):
@@ -247,7 +244,7 @@ def _check(
     parts = part(config, heard, bar.say)
     bar.say(
         f"{loaded.family} teacher, {now:,} {config.budget_quantity}; {parts.training.described()}; "
-        f"budget {budget.described()}"
+        f"held out {parts.chosen}; budget {budget.described()}"
     )
     what = record.new_record(
         config,
@@ -257,7 +254,7 @@ def _check(
             "fingerprint": loaded.fingerprint,
             "commit": loaded.commit,
         },
-        audio={"source": str(audio), **heard.summary()},
+        audio={**record.place_of(audio), **heard.summary()},
         where=where,
         device=device_name(processes.device),
         processes=processes.count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sslim.audio.archives import Clip
 from sslim.audio.manifest import Manifest, Utterance
@@ -38,6 +39,25 @@ class HeldOut:
     def __bool__(self) -> bool:
         """Whether anything is held out."""
         return isinstance(self.held_out, Shards) or bool(self.held_out.utterances)
+
+    def listed(self) -> dict[str, Any]:
+        """Which clips these are, so that others can leave them out or measure on them again.
+
+        Names of clips in shards are known only once they are read: `seed` and `below` say which they are.
+        """
+        if isinstance(self.held_out, Shards):
+            return {
+                "chosen": self.chosen,
+                "seed": self.held_out.seed,
+                "below": self.held_out.below,
+            }
+        return {
+            "chosen": self.chosen,
+            "utterances": [
+                {"path": item.path, "start": item.start, "end": item.end}
+                for item in self.held_out.utterances
+            ],
+        }
 
 
 def hold_out(audio: Manifest | Shards, *, share: float = SHARE, seed: int) -> HeldOut:

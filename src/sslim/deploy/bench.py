@@ -273,7 +273,7 @@ def contestants(
             found.append(
                 Contestant(
                     name,
-                    "onnx",
+                    _format_of(file),
                     model,
                     Path(model).stat().st_size,
                     worst_cosine=cosine,
@@ -333,6 +333,11 @@ def _operations(loaded: Any) -> Callable[[float], float]:
 
     shape, plan = shape_of(loaded.model), plan_of(loaded.model)
     return lambda seconds: 2.0 * plan.macs(shape, seconds)
+
+
+def _format_of(file: Any) -> str:
+    """The runtime that an exported file is compared in: int8 beside float32 would be no like with like."""
+    return "onnx-int8" if file.facts.get("format") == "onnx-int8" else "onnx"
 
 
 def _checked(file: Any) -> tuple[float | None, bool | None]:

@@ -312,7 +312,7 @@ def _write(
     proto = network.graph.model(
         {"waveform": (FLOAT, [batch, "samples"]), "lengths": (INT64, [batch])},
         outputs,
-        metadata(loaded),
+        metadata(loaded, "onnx-int8" if isinstance(arithmetic, Int8) else "onnx"),
     )
     path.write_bytes(proto.SerializeToString())
 
@@ -331,12 +331,13 @@ def _append(path: Path, check: Check, passed: bool) -> None:
         stream.write(proto.SerializeToString())
 
 
-def metadata(loaded: LoadedModel) -> dict[str, str]:
+def metadata(loaded: LoadedModel, format: str) -> dict[str, str]:
     """What an exported file says of itself, as strings."""
     config = loaded.model.config
     shape, plan = shape_of(loaded.model), plan_of(loaded.model)
     facts = {
         "version": __version__,
+        "format": format,
         "family": loaded.family,
         "source": Path(loaded.source).name,
         "fingerprint": loaded.fingerprint,

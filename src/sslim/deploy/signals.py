@@ -95,7 +95,7 @@ def _of_the_run(folder: Path | None) -> tuple[str, Mapping[str, str]] | str:
     try:
         facts = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
         heard = facts["audio"]
-        source, where = str(heard["source"]), heard.get("where")
+        source, where = str(heard.get("path") or heard["source"]), heard.get("where")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "run/run.json does not say where it is"
     # A relative path means another thing in another folder, and a CSV holds rows that were kept for testing.

@@ -24,6 +24,8 @@ MOST_BYTES = 32 * 2**20
 MOST_ROWS = 1000
 """Models in a file, values in a column of groups, conditions."""
 LARGE = 1e18
+RATES = ("float32", "bfloat16", "int8")
+"""Formats of numbers whose rate `bench` measures; what else it says of them is not shown."""
 ROUNDING = 1e-6
 """What a cosine may exceed 1 by."""
 
@@ -349,9 +351,9 @@ def _machine(found: Facts) -> Facts:
     known["vector_units"] = [one_line(unit, 40) for unit in units[:20]]
     rates = inner(found, "rates", at=at) if found.get("rates") is not None else {}
     known["rates"] = {
-        one_line(name, 40): number(rates, name, 0, at=f"{at}rates.")
-        for name in list(rates)[:20]
-        if rates[name] is not None
+        name: number(rates, name, 0, at=f"{at}rates.")
+        for name in RATES
+        if rates.get(name) is not None
     }
     for name in ("load_before", "load_after", "cores"):
         if found.get(name) is not None:

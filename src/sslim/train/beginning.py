@@ -6,13 +6,14 @@ on the folder is the new run's: what is still there of another goes, now or, aft
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sslim.audio import Skipped
+from sslim.audio import Manifest
+from sslim.audio.held_out import HeldOut
 from sslim.config import RunConfig
 from sslim.files import write_json
 from sslim.train import folder, record
@@ -25,7 +26,7 @@ Say = Callable[[str], None]
 def begin(
     out: Path,
     new: Mapping[str, Any],
-    skipped: Sequence[Skipped],
+    audio: HeldOut,
     held: ExitStack,
     *,
     locked: bool,
@@ -37,7 +38,7 @@ def begin(
     Args:
         out: the output folder, checked.
         new: the run's record.
-        skipped: what of the audio is not used.
+        audio: what it is trained on, and what is held out; both are listed, and what is not used.
         held: what holds the folder's lock.
         locked: whether it does already; else, as there was no folder, it does from here on.
         force: whether a run that is there is replaced.
@@ -53,7 +54,9 @@ def begin(
         folder.check_writable(out, resume=False, force=force)
     write_json(run / folder.RECORD, {**new, "cleared": False})
     _clear(out, new, say)
+    skipped = audio.training.skipped if isinstance(audio.training, Manifest) else ()
     write_json(run / "skipped.json", {"skipped": [asdict(item) for item in skipped]})
+    write_json(run / "held_out.json", audio.listed())
 
 
 def go_on(

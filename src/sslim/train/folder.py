@@ -43,7 +43,13 @@ RESULT_FILES = (
 """What a run writes into its output folder; `sslim.json` says that all of it is there."""
 _PART_OF_WEIGHTS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
-RUN_FILES = ("state.json", "skipped.json", "metrics.jsonl", "projections.safetensors")
+RUN_FILES = (
+    "state.json",
+    "skipped.json",
+    "held_out.json",
+    "metrics.jsonl",
+    "projections.safetensors",
+)
 RUN_FOLDERS = ("checkpoints", "pruned", "targets", "sslim")
 """What a run writes into `run/` besides its record; `sslim` is where a tracker writes."""
 

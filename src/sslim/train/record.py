@@ -6,8 +6,9 @@ what a person may lower after a failure, to get past it, may change, and that is
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def new_record(
         "precision": str(precision).removeprefix("torch."),
         "versions": versions(),
         "changed": [],
+    }
+
+
+def place_of(audio: str | Path | Sequence[str | Path]) -> dict[str, str]:
+    """Where the audio lies: as the user called it, and so that it is found from any other folder too.
+
+    `path` is empty where several sources are given.
+    """
+    single = isinstance(audio, str | Path)
+    return {
+        "source": str(audio),
+        "path": os.path.abspath(os.path.expanduser(str(audio))) if single else "",
     }
 
 
