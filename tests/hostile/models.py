@@ -224,8 +224,9 @@ PLANS: dict[str, Any] = {
     "ffn-float": lambda plan: _layer(plan, ffn=[0.5, 1.5]),
     "conv-empty": lambda plan: plan | {"conv": [[] for _ in plan["conv"]]},
     "conv-beyond": lambda plan: plan | {"conv": [[10**9] for _ in plan["conv"]]},
+    # By its number: which unit it is shows in no shape.
     "other-sizes": lambda plan: _layer(
-        plan, ffn=[0] if plan["layers"][0]["ffn"] != [0] else [0, 1]
+        plan, ffn=[0, 1] if len(plan["layers"][0]["ffn"] or ()) == 1 else [0]
     ),
 }
 
