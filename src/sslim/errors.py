@@ -27,6 +27,13 @@ def first_line(error: BaseException, most: int = 300) -> str:
     return lines[0][:most].rstrip(".:") if lines else type(error).__name__
 
 
+def visible(text: object) -> str:
+    """Text that can be printed anywhere: what moves a cursor, hides or is no UTF-8 is shown as an escape."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+
+
 class SslimError(Exception):
     """Base of all errors that are the input's fault, not the program's.
 

@@ -79,6 +79,8 @@ class Case:
     """What this system must offer, see `box.LACKING`; otherwise the case is skipped with a reason."""
     typed: str = ""
     """What stands on standard input."""
+    asks_hub: bool = False
+    """What it means is to ask the network, which cannot be reached."""
     changes: tuple[str, ...] = ()
     """Inputs that the verb is there to change, besides what `expected` allows."""
 

@@ -42,7 +42,11 @@ def _always(case: Case, box: Box, outcome: Outcome) -> list[str]:
         problems.append(f"traceback: {last[-1][:200]}")
     if box.canary.exists():
         problems.append("a command of the input was executed: the canary exists")
-    problems += [f"the input made it do this: {event}" for event in outcome.events]
+    problems += [
+        f"the input made it do this: {event}"
+        for event in outcome.events
+        if not (case.asks_hub and event.lstrip("'\"").startswith("network"))
+    ]
     return problems
 
 

@@ -112,7 +112,8 @@ HARMLESS = {
     "quantization_config": KEYS["quantization_config"],
     "base_model_pp_plan": ({"x": "y"},),
     "layer_norm_eps": (0.0,),
-    "plan": ({},),
+    # The family in transformers declares no plan, so that its models are what their weights are.
+    "plan": ({}, [], 5, "x", {"conv": 5}),
     "num_conv_pos_embedding_groups": (),
 }
 """Values that a backbone does not use, or that have a default: both answers are defensible."""
@@ -223,7 +224,10 @@ PLANS: dict[str, Any] = {
     "ffn-float": lambda plan: _layer(plan, ffn=[0.5, 1.5]),
     "conv-empty": lambda plan: plan | {"conv": [[] for _ in plan["conv"]]},
     "conv-beyond": lambda plan: plan | {"conv": [[10**9] for _ in plan["conv"]]},
-    "other-sizes": lambda plan: _layer(plan, ffn=[0]),
+    # By its number: which unit it is shows in no shape.
+    "other-sizes": lambda plan: _layer(
+        plan, ffn=[0, 1] if len(plan["layers"][0]["ffn"] or ()) == 1 else [0]
+    ),
 }
 
 
@@ -694,6 +698,7 @@ def _controls() -> Iterator[Case]:
             words,
             refused(),
             seconds=40,
+            asks_hub=name == "hub-id",
         )
 
 

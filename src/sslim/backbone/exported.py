@@ -58,7 +58,8 @@ class ExportedModel:
                 str(self.path), options, providers=["CPUExecutionProvider"]
             )
             self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-            self.outputs = [output.name for output in self.session.get_outputs()]
+            outputs = self.session.get_outputs()
+            self.outputs = [output.name for output in outputs]
             inputs = {entry.name for entry in self.session.get_inputs()}
         except Exception as error:  # onnxruntime's own kinds have no common base but this
             raise TeacherError(
@@ -74,6 +75,10 @@ class ExportedModel:
             raise self._odd("its inputs or outputs are others")
         self.facts: dict[str, Any] = self._facts()
         """What the file knows of its model: family, counts, layers, width, the torch model's fingerprint."""
+        for output in outputs:
+            wide = output.shape[-1] if output.shape else 0
+            if "hidden_state" in output.name and wide != self.facts["width"]:
+                raise self._odd(f"{output.name} is not {self.facts['width']} wide")
         self.sampling_rate = self._count("sampling_rate", SAMPLING_RATE, SAMPLING_RATE)
         self.hop = self._count("hop", 1, LONGEST_FRAME)
         """Samples between two frames."""

@@ -5,6 +5,7 @@ The only place that maps names of transformers to names of ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def build(
         state: weights under the names of the dense family or ours.
         head: head kind; "" takes the backbone only, whatever else `state` holds.
         source: where the weights came from, for messages.
-        strict: refuse weights that are left over.
+        strict: refuse whatever is left over; otherwise only layers that the configuration does not have.
 
     Raises:
         TeacherError: a weight is missing, left over, of the wrong shape, no number or not finite; its name
@@ -196,7 +197,11 @@ def build(
     for name in [name for name in given if name.endswith(masked) and name not in wanted]:
         del given[name]  # stored by older versions although SpecAugment is off
     missing = sorted(set(wanted) - set(given))
-    left = sorted(set(given) - set(wanted)) if strict else []
+    # A whole layer more than the configuration says is no head of pre-training, and no such model.
+    kinds = {re.sub(r"\d+", "0", name) for name in wanted}
+    left = sorted(
+        name for name in set(given) - set(wanted) if strict or re.sub(r"\d+", "0", name) in kinds
+    )
     wrong = sorted(
         name for name in set(wanted) & set(given) if wanted[name].shape != given[name].shape
     )

@@ -36,7 +36,7 @@ from sslim.cli.inspect import inspect
 from sslim.cli.report import report
 from sslim.cli.runs import runs
 from sslim.cli.verify import verify
-from sslim.errors import SslimError
+from sslim.errors import SslimError, visible
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -161,7 +161,7 @@ def _advice(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _fail(line: str, code: int) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    print(f"error: {visible(' '.join(line.split()))}", file=sys.stderr, flush=True)
     return code
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sslim.cli.embed import shown
-from sslim.errors import ConfigError
+from sslim.errors import ConfigError, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +70,7 @@ def bench(
     note = Console(stderr=True)
 
     def say(line: str) -> None:
-        note.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+        note.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
     with tempfile.TemporaryDirectory() as folder:
         entries = contestants(
@@ -86,7 +85,7 @@ def bench(
     files = _table("What is run", ("file", "first answer", "worst cosine"))
     for row in {(row.model, row.runtime): row for row in found.rows}.values():
         files.add_row(
-            escape(shown(row.model)),
+            escape(visible(row.model)),
             row.runtime if row.passed is not False else f"{row.runtime} FAILED its comparison",
             f"{row.file_bytes / 1e6:.1f} MB",
             f"{row.first_answer:.2f} s",
@@ -115,7 +114,7 @@ def bench(
             if price_per_hour is not None:
                 cells.append(f"{row.cost(price_per_hour):.2f}")
             failed = " FAILED" if row.passed is False else ""
-            table.add_row(escape(shown(row.model)), f"{row.runtime}{failed}", *cells)
+            table.add_row(escape(visible(row.model)), f"{row.runtime}{failed}", *cells)
         console.print(table)
     for line in remarks(found, repeats):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -144,7 +143,7 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
                 if name != "whole"
             ]
             lines.append(
-                f"{shown(row.model)} in {row.runtime}, {row.threads} thread(s), {longest:g} s, time "
+                f"{visible(row.model)} in {row.runtime}, {row.threads} thread(s), {longest:g} s, time "
                 f"and share of that rate: {', '.join(shares)}."
             )
     loads = [found.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]

@@ -35,6 +35,7 @@ def embed(
     from sslim.audio.blocks import duration
     from sslim.deploy.embed import embed as run
     from sslim.deploy.streaming import Chunking
+    from sslim.errors import AudioError, visible
 
     console = Console(stderr=True)
     start = time.perf_counter()
@@ -42,7 +43,7 @@ def embed(
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
 
     def say(line: str) -> None:
-        console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
     hidden = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
@@ -55,7 +56,10 @@ def embed(
             if recording not in lengths:
                 lengths[recording] = duration(recording)
             bars.update(
-                bar, description=shown(recording.name), total=lengths[recording], completed=seconds
+                bar,
+                description=visible(recording.name),
+                total=lengths[recording],
+                completed=seconds,
             )
 
         done = run(
@@ -73,17 +77,10 @@ def embed(
     seconds = sum(file["seconds"] for file in done.files)
     spent = time.perf_counter() - start
     typer.echo(
-        f"{shown(done.out)}: {len(done.files)} recordings, {seconds / 3600:.2f} h in {spent:.0f} s "
+        f"{visible(done.out)}: {len(done.files)} recordings, {seconds / 3600:.2f} h in {spent:.0f} s "
         f"({seconds / max(spent, 1e-9):.0f} times real time)"
     )
     if done.failed:
-        from sslim.errors import AudioError
-
         raise AudioError(
             f"{len(done.failed)} recording(s) could not be used; the first: {done.failed[0]}"
         )
-
-
-def shown(text: str | Path) -> str:
-    """A path or a sentence with one as it can be printed anywhere: bytes that are no UTF-8 are escaped."""
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -11,6 +11,8 @@ import re
 import shlex
 from typing import Any
 
+from sslim.errors import visible
+
 MOST = 200
 """Characters of a name that are shown."""
 IDEOGRAPHIC_SPACE = "\u3000"
@@ -18,10 +20,7 @@ IDEOGRAPHIC_SPACE = "\u3000"
 
 def one_line(text: object, most: int = MOST) -> str:
     """One line of printable characters: spaces for white space, escapes for control and invisible ones."""
-    words = " ".join(str(text)[: 4 * most].split())
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words
-    )
+    shown = visible(" ".join(str(text)[: 4 * most].split()))
     return shown if len(shown) <= most else f"{shown[: most - 4]} ..."
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sslim.audio import Manifest, read_source
 from sslim.audio.held_out import HeldOut, hold_out
-from sslim.audio.loading import load_audio
+from sslim.audio.loading import load_audio, load_crop
 from sslim.audio.shards import Shards, check_usable, find_shards, first_clips
 from sslim.config import RunConfig
 from sslim.errors import AudioError, ConfigError
@@ -86,7 +86,10 @@ def clips_to_measure(
     every = -(-len(audio.utterances) // count)
     for utterance in islice(audio.utterances, 0, None, every):
         try:
-            clip = load_audio(utterance)
+            if utterance.seconds * SAMPLING_RATE > longest:  # hours, perhaps
+                clip = load_crop(utterance, longest, "measured")
+            else:
+                clip = load_audio(utterance)
         except AudioError as error:
             say(f"warning: not measured on {utterance.identity}: {error.problem}")
             continue

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from sslim.errors import visible
 from sslim.train.loop import Progress
 
 
@@ -45,6 +46,7 @@ class ProgressBar:
     def say(self, line: str) -> None:
         """One line above the bars."""
         if self.enabled:
+            line = visible(line)  # names of files and what they hold are in it
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def work(self, what: str, done: int, total: int) -> None:
