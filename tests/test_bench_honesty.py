@@ -12,6 +12,7 @@ import pytest
 
 from sslim.cli import run
 from sslim.cli.bench import remarks
+from sslim.cost import macs
 from sslim.deploy import bench as benching
 from sslim.deploy import processor as looking
 from sslim.deploy import rates as core_rates
@@ -22,7 +23,7 @@ from sslim.deploy.processor import Load, load_now, named, processor
 from sslim.deploy.signals import speech_like
 from sslim.errors import ConfigError, SslimError
 from sslim.identity import COMPUTATION, content_of
-from sslim.plan import count_macs
+from sslim.layout import layout_of
 from tests.models import tiny_teacher
 from tests.test_export import folder_of, loaded_model
 
@@ -320,10 +321,10 @@ def test_a_profile_counts_what_the_plan_counts(family: str, tmp_path: Path) -> N
     parts = by_part(profile(path, speech_like(1, seconds)))
     assert set(parts) == set(PARTS)
     shape, plan = shape_of(loaded.model), plan_of(loaded.model)
-    wanted = count_macs(shape, plan.widths(), seconds)
-    for name, macs in wanted.items():
+    wanted = macs(layout_of(shape), seconds).by_part(plan.widths)
+    for name, products in wanted.items():
         got = parts[name].float_operations / 2
-        assert 0.7 * macs < got < 1.5 * macs, name
+        assert 0.7 * products < got < 1.5 * products, name
         assert parts[name].seconds > 0, name
         assert parts[name].integer_operations == 0
     assert parts["attention"].float_operations == pytest.approx(2 * wanted["attention"], rel=0.1)

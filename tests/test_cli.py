@@ -206,7 +206,11 @@ def test_a_full_disk_is_named(error: Exception, behind: Any, capsys: Any) -> Non
     compress.outcome = error
     line = failure(["compress", "t", "a", "o"], capsys)
     assert "the disk is full" in line
-    assert "--resume" in line
+    assert "run the same command again." in line  # no run had begun that could be gone on with
+    error.add_note("Run the same command with --resume")  # as a run that has begun does
+    line = failure(["compress", "t", "a", "o"], capsys)
+    assert "the disk is full" in line
+    assert "run the same command with --resume." in line
 
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), PermissionError(errno.EACCES, "no")])

@@ -21,6 +21,7 @@ from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
 from sslim.recipes import demo
 from sslim.train.processes import Processes
+from sslim.train.record import MAY_MEND
 from sslim.train.step import Step
 from tests.models import CASES
 from tests.test_joint_task import joint_task, teacher
@@ -137,17 +138,17 @@ class Greedy(JointTask):
 def test_what_is_advised_for_a_clip_that_does_not_fit_is_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With --resume only what may change on a resume; all else with --force."""
+    """What is advised with --resume may change on a resume after a training that failed."""
     monkeypatch.setattr("tests.test_joint_task.JointTask", Greedy)
     step = Step(joint_task(teacher()), ALONE, precision=torch.float32, clip_norm=10.0)
     with pytest.raises(TrainingError, match="does not fit the memory") as raised:
         step(0, 1.0, [torch.randn(1, 16_000 * 4)])
-    resumed, begun = str(raised.value).split("or begin anew")
-    assert "--resume" in resumed
-    assert "--set" not in resumed
-    assert "--device" in resumed
+    elsewhere, shorter = str(raised.value).split(", or with")
+    assert "--resume on a device" in elsewhere
+    assert "--set" not in elsewhere
     assert "device" in SAFE_TO_CHANGE
-    assert "--force" in begun
-    advised = re.findall(r"--set (\S+?)\.?(?:\s|$)", begun)
+    assert "--resume" in shorter
+    advised = re.findall(r"--set (\S+?)\.?(?:\s|$)", shorter)
     assert advised == ["audio.max_seconds=2"]
+    assert "audio.max_seconds" in MAY_MEND
     assert apply_settings(demo(), advised).audio.max_seconds == 2.0

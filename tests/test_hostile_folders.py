@@ -21,8 +21,8 @@ from transformers import AutoModelForCTC
 
 from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder, under_head
-from sslim.backbone.units import KINDS
 from sslim.errors import SslimError
+from sslim.layout import KINDS
 from sslim.prune.gates import Gates
 from sslim.prune.surgery import cut
 from sslim.report.inspect import inspect_model

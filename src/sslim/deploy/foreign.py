@@ -191,16 +191,16 @@ def _settings(loaded: LoadedModel) -> dict[str, Any]:
 @torch.no_grad()
 def _read_back(loaded: LoadedModel, file: Path) -> None:
     """The written file, through the reader of `sslim convert`, computes what the model computes."""
-    family = loaded.family if loaded.family != "wavlm" else None
-    checkpoint = read_checkpoint(file, family=family)
-    again: Any = build(checkpoint.config, checkpoint.state, "", str(file))
     waveform = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     ours = loaded.model.distillation_features(waveform)
-    theirs = again.distillation_features(waveform)
     if not all(states.isfinite().all() for states in ours):
         raise ExportError(
             f"{loaded.source} gives NaN or infinity", "check its weights; it cannot be exported"
         )
+    family = loaded.family if loaded.family != "wavlm" else None
+    checkpoint = read_checkpoint(file, family=family)
+    again: Any = build(checkpoint.config, checkpoint.state, "", str(file))
+    theirs = again.distillation_features(waveform)
     # A tensor's maximum is NaN where one value is; Python's max() would drop it.
     differences = [(x - y).abs().max() for x, y in zip(ours, theirs, strict=True)]
     worst = float(torch.stack(differences).max())

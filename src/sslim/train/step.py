@@ -129,8 +129,8 @@ class Step:
             shorter = seconds / 2
             raise TrainingError(
                 f"update {update + 1}: one clip of {seconds:.1f} s does not fit the memory ({reason})",
-                "Go on with --resume on a device with more memory (--device), or begin anew with --force "
-                f"and shorter clips: --set audio.max_seconds={shorter:.3g}",
+                "Go on with --resume on a device with more memory (--device), or with --resume and "
+                f"audio.max_seconds lower: --set audio.max_seconds={shorter:.3g}",
             )
         self.largest = largest.numel() // 2
         self.optimiser.zero_grad(set_to_none=True)
