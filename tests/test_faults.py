@@ -26,7 +26,9 @@ from safetensors.torch import load_file
 
 from sslim import story
 from sslim.cli import run as command_line
-from sslim.files import FolderLock
+from sslim.errors import OutputError
+from sslim.files import FolderLock, written_whole
+from sslim.train.folder import check_writable
 from sslim.train.progress import ProgressBar
 from tests.conftest import SOURCE
 from tests.models import tiny_teacher
@@ -579,6 +581,24 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> No
         "projections.safetensors",
     }
     assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_a_name_that_weights_cannot_be_written_to_is_refused_first(tmp_path: Path) -> None:
+    """Training took its time before safetensors said so."""
+    out = tmp_path / os.fsdecode(b"o\xff")
+    with pytest.raises(OutputError, match="not UTF-8"):
+        check_writable(out, resume=False, force=False)
+    assert not out.exists()
+
+
+def test_what_a_library_writes_for_the_owner_alone_is_shared_like_any_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with written_whole(tmp_path / "x.safetensors") as aside:
+            aside.touch(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.slow

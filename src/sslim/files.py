@@ -51,6 +51,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     aside = partial_name(path)
     try:
         yield aside
+        _share(aside)
         fsync_file(aside)
         aside.replace(path)
         fsync_folder(path.parent)
@@ -58,6 +59,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the error that matters is the one on its way
             aside.unlink(missing_ok=True)
         raise
+
+
+def _share(path: Path) -> None:
+    """Gives a file the rights that any new file has here: some libraries write for the owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -161,7 +161,8 @@ def read_evidence(folder: str | Path, more: Sequence[Path] = ()) -> Evidence:
             found.log, problem = formats.log(log)
             if problem:
                 found.not_used.append(NotUsed("run/metrics.jsonl", "unused_damaged", problem))
-    for path in [*sorted(folder.glob(f"{FOLDER}/*.json")), *sorted(folder.glob("*.onnx.json"))]:
+    beside = [*folder.glob("*.onnx.json"), *folder.glob("*.pth.json")]
+    for path in [*sorted(folder.glob(f"{FOLDER}/*.json")), *sorted(beside)]:
         try:
             _take(found, path, beside=path.parent == folder)
         except Unusable as error:

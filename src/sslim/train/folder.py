@@ -118,6 +118,14 @@ def check_writable(out: Path, *, resume: bool, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file", "give a folder for the result")
     try:
+        os.path.realpath(out).encode("utf-8")
+    except UnicodeEncodeError as error:
+        # Known now, not when the weights are written after days of training.
+        raise OutputError(
+            f"the path of {out} is not UTF-8, which weights cannot be written to",
+            "choose another name for OUT",
+        ) from error
+    try:
         names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
         blank = names in ([], [RUN_FOLDER]) and _is_blank(out / RUN_FOLDER)
     except OSError as error:
