@@ -7,6 +7,7 @@ file or the new one, never half of it. This is the one place where that is done.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -38,7 +39,13 @@ def fsync_folder(folder: Path) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """Where `path` is written before it is whole: beside it, hidden."""
+    """Where `path` is written before it is whole: beside it, hidden.
+
+    Raises:
+        OSError: it is the root, beside which there is nothing.
+    """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.partial")
 
 
@@ -49,6 +56,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     What is left of a block that raised is removed; `path` is as it was. Errors pass through as they are.
     """
     aside = partial_name(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(path)  # a link to itself would be replaced by what should be written where it leads
     try:
         yield aside
         _share(aside)

@@ -553,7 +553,7 @@ def _names() -> Iterator[Case]:
             box.good(count=2)
             written(box.input / file, b"no audio at all")
 
-        quick = name in ("latin-1", "markup")
+        quick = name == "latin-1"
         why = "the name of a file says nothing about its sound"
         yield Case(
             f"embed-name-{name}",

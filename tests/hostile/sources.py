@@ -139,7 +139,6 @@ LISTS["csv-backwards"] = ("l.csv", "path,start,end\ngood0.wav,9000,10\n", refuse
 QUICK_LISTS = {
     "nul",
     "csv-huge-field",
-    "csv-line-separator",
     "no-such-user",
     "name-too-long",
     "csv-quoted-newline",

@@ -173,6 +173,9 @@ def _csv(path: Path, lines: Iterator[str], where: Mapping[str, str]) -> Iterator
     reader = csv.DictReader(lines)
     try:
         columns = list(reader.fieldnames or [])
+        twice = [column for column in columns if columns.count(column) > 1]
+        if twice:
+            raise AudioError(f"{path} has the column {twice[0][:60]!r} twice", "rename one of them")
         for wanted in ("path", *where):
             if wanted not in columns:
                 near = difflib.get_close_matches(wanted, columns, n=1)

@@ -33,6 +33,7 @@ from sslim.report.page import recommendation, task_sentences, write_report
 from sslim.report.verdict import judge
 from sslim.report.words import Words
 from sslim.story import CompressionResult, compress
+from sslim.train.folder import settled
 from sslim.train.progress import ProgressBar
 
 PARAMS = "25%"
@@ -113,7 +114,7 @@ def run_demo(
         OutputError: `out` holds something else, or cannot be written.
     """
     began = time.perf_counter()
-    out = Path(out)
+    out = settled(out)
     config = resolve("demo", settings=settings)
     prepare(out, force=force)
     with ProgressBar(progress) as bar:

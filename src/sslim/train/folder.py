@@ -55,8 +55,21 @@ RUN_FOLDERS = ("checkpoints", "pruned", "targets", "sslim")
 
 
 def settled(out: str | Path) -> Path:
-    """The folder itself where OUT is `.`, or a link to a folder; a name can then be put beside or in it."""
-    path = Path(out).expanduser()
+    """The folder itself where OUT is `.`, or a link to a folder; a name can then be put beside or in it.
+
+    Raises:
+        OutputError: no folder can ever be there: a link to itself, a name too long, no such user.
+    """
+    path = Path(os.path.expanduser(out))
+    advice = "choose another folder"
+    if str(path).startswith("~"):
+        raise OutputError(f"{path} is the folder of nobody", advice)
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be used: {first_line(error)}", advice) from error
     return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
 
 

@@ -230,7 +230,8 @@ def _is_dense(whole: Any) -> bool:
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    # Path.resolve raises where a link leads to itself.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _replaceable(out: Path, *, force: bool) -> frozenset[str]:
