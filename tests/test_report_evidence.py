@@ -326,7 +326,7 @@ def test_the_machine_is_named_and_its_load_said(student: Path) -> None:
     put(student / "evidence" / "bench.json", bench(*BENCH["results"], **about), student)
     text = html.unescape(body(student))
     assert "Its vector units: avx512f, avx512_bf16." in text
-    assert "GFLOP/s: float32 120." in text
+    assert "billions of operations per second: float32 120." in text
     assert "3.4 processes already wanted a core" in text
     put(student / "evidence" / "bench.json", BENCH | {"machine": {}}, student)
     text = html.unescape(body(student))
