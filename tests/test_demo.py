@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ]
     verdict = judge(read_evidence(out / "student"))
     assert result.sentences[:-1] == tuple(task_sentences(verdict, Words("en")))
+    assert result.sentences[-1] in html.unescape((out / "student" / "report.html").read_text())
     assert all(sentence in printed for sentence in result.sentences)
     with pytest.raises(OutputError, match="--force"):
         run_demo(out, settings=settings, progress=False)

@@ -28,6 +28,7 @@ from sslim.evaluate.run import Evaluation, evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.files import write_json
 from sslim.recipes import resolve
+from sslim.report.checklist import checklist
 from sslim.report.evidence import FOLDER, read_evidence
 from sslim.report.page import recommendation, task_sentences, write_report
 from sslim.report.verdict import judge
@@ -213,8 +214,9 @@ def _result(
             NAMES, words, voices, folders, seconds, strict=True
         )
     )
-    verdict, said = judge(read_evidence(out / "student")), Words("en")
-    sentences = (*task_sentences(verdict, said), recommendation(verdict, (), said))
+    evidence, said = read_evidence(out / "student"), Words("en")
+    verdict, items = judge(evidence), checklist(evidence, said)
+    sentences = (*task_sentences(verdict, said), recommendation(verdict, items, said))
     return DemoResult(
         out, rows, words[0].chance, voices[0].chance, sentences, time.perf_counter() - began
     )
