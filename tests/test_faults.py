@@ -304,8 +304,9 @@ def test_a_child_does_not_keep_its_dead_parents_lock(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\nfrom pathlib import Path\nfrom sslim.files import FolderLock\n"
         f"FolderLock(Path({str(tmp_path / 'lock')!r}), 'at').__enter__()\n"
-        "if os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
-        "print('ready', flush=True)\ntime.sleep(20)\n"
+        # The child lets go as soon as it runs, so it is the child who says that it does.
+        "if os.fork() == 0:\n    print('ready', flush=True)\n    time.sleep(20)\n    os._exit(0)\n"
+        "time.sleep(20)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     process = subprocess.Popen(
