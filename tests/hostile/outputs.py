@@ -460,7 +460,7 @@ def _full() -> Iterator[Case]:
             Either(Refused("disk|written|space|large", keeps), Usable("no report", ("out",))),
             "one line that names the disk",
             make,
-            most_bytes=20_000 if verb != "report" else 100_000,
+            most_bytes={"report": 100_000, "embed": 1_000}.get(verb, 20_000),
             seconds=90,
         )
 

@@ -422,7 +422,7 @@ def _resume() -> Iterator[Case]:
         "a good control",
         lambda box: void(box.copy("stopped2", "r")),
     )
-    for file in ("decision.json", "state.safetensors"):
+    for file in ("state.json", "state.safetensors"):
         for name, length in (("cut", 20), ("empty", 0)):
 
             def make(box: Box, file: str = file, length: int = length) -> None:
