@@ -430,7 +430,7 @@ def _resume() -> Iterator[Case]:
                 path.write_bytes(path.read_bytes()[:length])
 
             yield Case(
-                f"resume-pruned-{file.split('.')[0]}-{name}",
+                f"resume-pruned-{file.replace('.', '-')}-{name}",
                 "run",
                 RESUME,
                 Either(Refused("", ("in/r/run/state.json", "in/r/run/.lock")), went_on),
