@@ -14,8 +14,9 @@ import pytest
 from sslim import cli
 from sslim.backbone import verify as room
 from sslim.backbone.saving import save_folder
-from sslim.backbone.verify import recorded_files, sha256_of, verify
+from sslim.backbone.verify import recorded_files, verify
 from sslim.errors import TeacherError
+from sslim.identity import sha256_of
 from tests.models import tiny_teacher
 from tests.test_saved_folder import compressed
 

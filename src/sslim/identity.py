@@ -32,6 +32,16 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256sum` gives it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def content_of(path: str | Path, *, whole: bool = True) -> str:
     """SHA-256 over the contents of a file; computed once per process as long as the file is left alone.
 

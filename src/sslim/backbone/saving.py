@@ -25,9 +25,10 @@ from sslim.backbone.loading import LoadedModel, load_model, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.places import exists
 from sslim.backbone.processing import preprocessor, read_tokenizer
-from sslim.backbone.verify import ASIDE, MODEL_CODE, RECORD, sha256_of
+from sslim.backbone.verify import ASIDE, MODEL_CODE, RECORD
 from sslim.errors import OutputError, first_line
 from sslim.files import fsync_file, fsync_folder
+from sslim.identity import sha256_of
 
 CARD = "README.md"
 

@@ -7,7 +7,6 @@ weights lie beside it, and no settings name code of others.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import sslim
 from sslim.errors import OutputError, TeacherError, first_line
 from sslim.files import read_json
+from sslim.identity import sha256_of
 
 RECORD = "sslim.json"
 ASIDE = ".sslim.partial"
@@ -72,16 +72,6 @@ class Verification:
     def sentence(self) -> str:
         """One sentence, where nothing differs."""
         return f"{self.folder}: {len(self.files)} files are as they were written; {self.code}."
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as `sha256sum` gives it.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def recorded_files(folder: Path) -> dict[str, str]:

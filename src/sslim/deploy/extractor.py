@@ -14,7 +14,6 @@ import numpy as np
 
 from sslim.backbone.exported import ExportedModel
 from sslim.errors import ConfigError
-from sslim.identity import content_of
 
 Extract = Callable[[list[np.ndarray]], list[np.ndarray]]
 
@@ -65,7 +64,7 @@ def _exported(file: ExportedModel, layer: str) -> Extractor:
         return list(found[wanted])
 
     # The file's own identity: float32 and int8 of one model give other features.
-    identity = content_of(file.path)
+    identity = file.fingerprint
     return Extractor(extract, file.hop, file.shortest, identity, str(file.facts["fingerprint"]))
 
 

@@ -141,7 +141,7 @@ def _exported(path: str, name: str) -> Upstream:
         parameters=facts["parameters"],
         macs_per_second=facts["macs_per_second"],
         # The same model in other numbers gives other features.
-        fingerprint=identity.content_of(path),
+        fingerprint=file.fingerprint,
         model_fingerprint=facts["fingerprint"],
         numbers="",
         extract=extract,

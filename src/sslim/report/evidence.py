@@ -11,14 +11,13 @@ computed by other code than today's are listed in `not_used` with the reason, an
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sslim.errors import OutputError
 from sslim.files import read_json
-from sslim.identity import COMPUTATION, content_of
+from sslim.identity import COMPUTATION, content_of, sha256_of
 from sslim.report import formats
 from sslim.report.formats import Facts, Unusable
 from sslim.report.inspect import Inspection, inspect_model
@@ -204,16 +203,11 @@ def _fingerprint(folder: Path, about: Facts) -> str:
         with contextlib.suppress(OSError):
             paths = [folder / name for name in sorted(here)]
             whole = bool(paths) and all(path.is_file() for path in paths)
-            if whole and all(_sha256(path) == files.get(path.name) for path in paths):
+            if whole and all(sha256_of(path) == files.get(path.name) for path in paths):
                 return known
     from sslim.backbone.loading import load_model
 
     return load_model(folder).fingerprint
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _teacher(found: Evidence, run: Facts) -> str:

@@ -6,7 +6,6 @@ else in the folder stays.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from sslim.audio import Manifest
 from sslim.audio.shards import Shards
 from sslim.errors import OutputError, first_line
 from sslim.files import FolderLock, partial_name, read_json
+from sslim.identity import sha256_of
 
 RUN_FOLDER = "run"
 """Where a run keeps its log, state and checkpoints, inside the output folder."""
@@ -267,8 +267,7 @@ def check_result(out: Path) -> None:
     for name, wanted in files.items() if isinstance(files, dict) else ():
         path = out / Path(name).name
         try:
-            with path.open("rb") as stream:
-                same = hashlib.file_digest(stream, "sha256").hexdigest() == wanted
+            same = sha256_of(path) == wanted
         except OSError as error:
             problem = first_line(error)
         else:
