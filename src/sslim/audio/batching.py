@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sslim.audio.batch import SHORTEST, Batch
 from sslim.audio.loading import load_crop
 from sslim.audio.manifest import Manifest, Skipped, Utterance
 from sslim.audio.sampling import UpdateSampler
@@ -24,27 +24,12 @@ from sslim.audio.sound import reason_in
 from sslim.errors import AudioError
 from sslim.plan import SAMPLING_RATE
 
-SHORTEST = 400
-"""Samples that give one frame."""
-
 LENGTH_STEP = 800
 """Lengths of batches are rounded down to this (50 ms): a library prepares itself anew for every shape that it
 has not met before, which made an update a sixth slower."""
 
 WORKER_GRACE = 30
 """Seconds a worker goes on after SIGTERM, so that the training can finish and save."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Equally long crops: waveforms (batch, samples) float32 at 16 kHz, and where they come from."""
-
-    waveforms: torch.Tensor
-    identities: tuple[str, ...]
-
-    def pin_memory(self) -> Batch:
-        """Called by the loader where the batch goes to a GPU."""
-        return Batch(self.waveforms.pin_memory(), self.identities)
 
 
 def collate(

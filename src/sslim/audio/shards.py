@@ -22,7 +22,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from sslim.audio.archives import Clip, read_shar, read_webdataset
-from sslim.audio.batching import SHORTEST, Batch, UpdateStream, common_length
+from sslim.audio.batch import SHORTEST, Batch
+from sslim.audio.batching import UpdateStream, common_length
 from sslim.audio.loading import load_audio
 from sslim.audio.manifest import Manifest, Skipped, sample_of
 from sslim.audio.sampling import UpdateSampler
