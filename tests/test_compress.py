@@ -405,7 +405,7 @@ def test_a_kill_after_the_result_was_written_leaves_nothing_for_good(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr("sslim.train.folder.clear_after", killed)
+        patch.setattr("sslim.runs.folder.clear_after", killed)
         run(teacher, audio, tmp_path / "out")
     kept = tmp_path / "out" / "run"
     assert (kept / "projections.safetensors").is_file(), "written before the run counts as finished"
@@ -574,7 +574,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from sslim.train import checkpoint
+    from sslim.runs import checkpoint
 
     real, calls = checkpoint.save_file, 0
 

@@ -20,8 +20,8 @@ from sslim.errors import TrainingError
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
 from sslim.recipes import demo
+from sslim.runs.record import MAY_MEND
 from sslim.train.processes import Processes
-from sslim.train.record import MAY_MEND
 from sslim.train.step import Step
 from tests.models import CASES
 from tests.test_joint_task import joint_task, teacher

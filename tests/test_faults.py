@@ -28,7 +28,7 @@ from sslim import story
 from sslim.cli import run as command_line
 from sslim.errors import OutputError
 from sslim.files import FolderLock, written_whole
-from sslim.train.folder import check_writable
+from sslim.runs.folder import check_writable
 from sslim.train.progress import ProgressBar
 from tests.conftest import SOURCE
 from tests.models import tiny_teacher
@@ -216,7 +216,7 @@ def test_a_state_of_another_run_is_never_gone_on_from(
     run = place.folder / "out" / "run"
     shutil.copytree(run / "checkpoints", place.folder / "kept")
     with monkeypatch.context() as patch, pytest.raises(CrashError):
-        patch.setattr("sslim.train.folder.remove", crash)
+        patch.setattr("sslim.runs.folder.remove", crash)
         place.run("out", "--force", settings=("seed=7",))
     assert place.states("out", "stage1"), "they were to be there"
     code, said = place.run("out", "--resume", settings=("seed=7",))
@@ -276,7 +276,7 @@ def test_a_disk_that_fills_while_the_run_begins(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sslim.train.beginning.write_json", full)
+        patch.setattr("sslim.runs.beginning.write_json", full)
         line = place.refused("out")
     assert "the disk is full" in line
     assert line.endswith("run the same command again.")

@@ -30,6 +30,7 @@ ROOMS = (
     "plan",
     "audio",
     "backbone",
+    "runs",
     "prune",
     "distill",
     "train",

@@ -15,8 +15,8 @@ from sslim.audio import Skipped
 from sslim.audio.shards import ShardBatches, Shards, StreamSettings, find_shards, first_clips
 from sslim.errors import AudioError, ConfigError
 from sslim.recipes import resolve
+from sslim.runs.audio import part
 from sslim.story import compress
-from sslim.train.heard import part
 from tests.models import tiny_teacher
 
 # lhotse leaves the tar files it streams to the garbage collector.

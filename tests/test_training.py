@@ -27,10 +27,10 @@ from sslim.distill.cache import TRIALS, TargetCache
 from sslim.distill.task import DistillationTask
 from sslim.errors import ConfigError, OutputError, TrainingError
 from sslim.report.runs import find_runs
+from sslim.runs.state import RunState, read_state
 from sslim.train import memory
 from sslim.train.loop import _trim_log
 from sslim.train.processes import Processes, find_processes
-from sslim.train.state import RunState, read_state
 from sslim.train.step import Step
 from sslim.train.tracking import Trackers
 from tests.conftest import SOURCE

@@ -40,15 +40,15 @@ from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
-from sslim.train import checkpoint, folder, record
-from sslim.train.beginning import begin, go_on
+from sslim.runs import checkpoint, folder, record
+from sslim.runs.audio import clips_to_measure, part, read_audio
+from sslim.runs.beginning import begin, go_on
+from sslim.runs.folder import RUN_FOLDER
+from sslim.runs.state import RunState
 from sslim.train.device import choose_precision, device_name
-from sslim.train.folder import RUN_FOLDER
-from sslim.train.heard import clips_to_measure, part, read_audio
 from sslim.train.processes import Processes, find_processes
 from sslim.train.progress import ProgressBar
 from sslim.train.stage import Session, run_stage
-from sslim.train.state import RunState
 from sslim.train.tracking import Trackers, check_trackers
 
 MEASURED_UTTERANCES = 200

@@ -15,11 +15,11 @@ from sslim.backbone.saving import save_folder
 from sslim.config import RunConfig
 from sslim.distill.prediction import PredictionTask, first_layers
 from sslim.distill.task import check_layers
+from sslim.runs.state import RunState
 from sslim.train.device import choose_precision
 from sslim.train.processes import find_processes
 from sslim.train.progress import ProgressBar
 from sslim.train.stage import Session, run_stage
-from sslim.train.state import RunState
 from sslim.train.tracking import Trackers
 
 STAGE = "distillation only"

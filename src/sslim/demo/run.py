@@ -33,8 +33,8 @@ from sslim.report.evidence import FOLDER, read_evidence
 from sslim.report.page import recommendation, task_sentences, write_report
 from sslim.report.verdict import judge
 from sslim.report.words import Words
+from sslim.runs.folder import settled
 from sslim.story import CompressionResult, compress
-from sslim.train.folder import settled
 from sslim.train.progress import ProgressBar
 
 PARAMS = "25%"

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from sslim.errors import OutputError
-from sslim.train.folder import RUN_FOLDER
-from sslim.train.state import read_state
+from sslim.runs.folder import RUN_FOLDER
+from sslim.runs.state import read_state
 
 
 @dataclass(frozen=True)

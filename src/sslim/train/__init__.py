@@ -1,1 +1,1 @@
-"""The one training loop, its schedule and its checkpoints. Knows neither pruning nor transformers."""
+"""The one training loop and its schedule. Knows neither pruning nor transformers."""

@@ -19,7 +19,7 @@ import torch
 
 from sslim.errors import TrainingError
 from sslim.files import write_text
-from sslim.train import checkpoint
+from sslim.runs import checkpoint
 from sslim.train.interrupts import GracefulStop
 from sslim.train.processes import Processes
 from sslim.train.step import Step, TrainableTask

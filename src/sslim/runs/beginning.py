@@ -16,9 +16,9 @@ from sslim.audio import Manifest
 from sslim.audio.held_out import HeldOut
 from sslim.config import RunConfig
 from sslim.files import write_json
-from sslim.train import folder, record
-from sslim.train.folder import RUN_FOLDER
-from sslim.train.state import RunState
+from sslim.runs import folder, record
+from sslim.runs.folder import RUN_FOLDER
+from sslim.runs.state import RunState
 
 Say = Callable[[str], None]
 
