@@ -189,6 +189,11 @@ class RunConfig:
     """Hidden states that are distilled, 0 being the output of the feature projection, in rising
     order. Empty: 0 and every third of the depth (0, 4, 8, 12 of 12 layers)."""
 
+    objectives: tuple[str, ...] = ("layers",)
+    """What the student is taught, each with the weight of its loss (`layers:1,last_layer:0.5`; a name alone
+    weighs 1): `layers` (the paper's: projected states of the mapped layers), `last_layer` (the last layer
+    predicts the mapped layers, as in DistilHuBERT)."""
+
     audio: AudioConfig = field(default_factory=AudioConfig)
     """Which utterances take part."""
 

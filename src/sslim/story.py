@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from sslim.audio.held_out import HeldOut
 from sslim.audio.shards import Shards
@@ -32,11 +33,17 @@ from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import JointConfig, RunConfig, parse_budget, to_dict, to_flat_dict
 from sslim.distill.cache import TargetCache
 from sslim.distill.distance import Distance, measure_distance
-from sslim.distill.task import DistillationTask, JointTask, Projections, check_layers
+from sslim.distill.mapping import check_layers
+from sslim.distill.objectives import make_objectives, weights_of
+from sslim.distill.objectives.objective import Sizes
+from sslim.distill.student import PlainStudent, Student
+from sslim.distill.task import Task
+from sslim.distill.teacher import Teacher
 from sslim.errors import AudioError, OutputError, TeacherError, first_line
 from sslim.files import read_json, written_whole
 from sslim.plan import MACS_SECONDS, PruningPlan
 from sslim.prune.budget import Budget
+from sslim.prune.student import GatedStudent
 from sslim.prune.surgery import cut
 from sslim.recipes import resolve
 from sslim.report.card import model_card
@@ -211,10 +218,10 @@ def compress(
         processes.wait()
         run = _open(inputs, out, bar, processes, resumed=resume, mended=bool(mended))
         with _noted(run, recipe, forced=force):
-            student, projections, decision = _joint_stage(run)
-            student = _recovery_stage(run, student, projections, decision)
+            student, objectives, decision = _joint_stage(run)
+            _recovery_stage(run, student, objectives, decision)
             if processes.main:
-                _finish(run, student, projections, decision, out, began)
+                _finish(run, student, objectives, decision, out, began)
             processes.wait()
     return _read_result(out)
 
@@ -230,6 +237,7 @@ def _check(
     processes: Processes,
 ) -> _Inputs:
     """Everything that can be known to be wrong before training is found here."""
+    weights_of(config.objectives)
     loaded = load_model(teacher)
     shape, plan = shape_of(loaded.model), plan_of(loaded.model)
     now = plan.count(shape, config.budget_quantity)
@@ -345,29 +353,24 @@ def _noted(run: _Run, recipe: str, *, forced: bool) -> Iterator[None]:
     state.set(status="finished", seconds_left=0.0)
 
 
-def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
+def _joint_stage(run: _Run) -> tuple[SslimModel, nn.ModuleDict, dict[str, Any]]:
     """Joint distillation and pruning, the decision, and the cut; skipped where it is already done."""
     config = run.config
     decided = _decided(run)
     if decided is not None:
         return decided
-    student = copy.deepcopy(run.teacher.model)
-    task = JointTask(
-        run.teacher.model,
-        student,
-        budget=run.inputs.budget,
-        kinds=config.units,
+    student = GatedStudent(
+        copy.deepcopy(run.teacher.model),
+        run.inputs.budget,
+        config.units,
+        normalises=run.teacher.normalise,
         gate_learning_rate=config.stage1.gate_learning_rate,
         sparsity_warmup=round(config.stage1.sparsity_warmup_fraction * config.stage1.updates),
         seed=config.seed,
         shrink_every=_shrink_every(config.stage1),
         shrink_multiple=config.stage1.shrink_multiple,
-        layers=run.inputs.layers,
-        learning_rate=config.stage1.learning_rate,
-        normalise_waveform=run.teacher.normalise,
-        cache=_target_cache(run),
     )
-    task.to(run.processes.device)
+    task = _task(run, student, _objectives(run), config.stage1.learning_rate)
     run_stage(
         run.session,
         "stage1",
@@ -376,32 +379,66 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         warmup_fraction=config.stage1.warmup_fraction,
         first=0,
     )
-    decision = task.decide()
+    decision = student.decide()
     if decision.undecided:
         run.say(
-            f"warning: {decision.undecided:,} of {task.gates.total:,} gates had not settled; a "
+            f"warning: {decision.undecided:,} of {student.gates.total:,} gates had not settled; a "
             "global threshold decided them. More updates (--set stage1.updates=...) make a better choice."
         )
-    small = cut(task.student, decision.plan, task.gated.folded_state(decision.values))
+    small = student.cut(decision)
     facts = {
         "plan": decision.plan.to_dict(),
         "undecided": decision.undecided,
-        "units": task.gates.total,
-        "shrinks": task.shrinks,
+        "units": student.gates.total,
+        "shrinks": student.shrinks,
         "shift": decision.shift,
     }
     if run.processes.main:
         # Stage 1's own states stay until stage 2 has one: there is always something whole to go back to.
-        tensors = {f"task.student.{name}": value for name, value in small.state_dict().items()}
-        for name, value in task.projections.state_dict().items():
-            tensors[f"task.projections.{name}"] = value
+        tensors = {f"{_MODEL}{name}": value for name, value in small.state_dict().items()}
+        for name, value in task.objectives.state_dict().items():
+            tensors[f"{_OBJECTIVES}{name}"] = value
         checkpoint.write(
             run.folder / "pruned",
             tensors,
             {"update": config.stage1.updates, "run": run.session.run, "decision": facts},
         )
     run.processes.wait()
-    return small, task.projections, facts
+    return small, task.objectives, facts
+
+
+_MODEL, _OBJECTIVES = "task.student.reader.model.", "task.objectives."
+"""What the names of a plain student's weights, and of what it learned by, begin with in a saved state."""
+
+
+def _objectives(run: _Run, depth: int | None = None) -> nn.ModuleDict:
+    """What the student is taught, as new."""
+    model = run.teacher.model.config
+    sizes = Sizes(model.hidden_size, depth or model.num_hidden_layers, run.inputs.layers)
+    return make_objectives(list(weights_of(run.config.objectives)), sizes)
+
+
+def _task(
+    run: _Run,
+    student: Student,
+    objectives: nn.ModuleDict,
+    learning_rate: float,
+    *,
+    cache: bool = True,
+) -> Task:
+    teacher = Teacher(
+        run.teacher.model,
+        normalises=run.teacher.normalise,
+        cache=_target_cache(run) if cache else None,
+    )
+    task = Task(
+        teacher,
+        student,
+        objectives,
+        weights=weights_of(run.config.objectives),
+        learning_rate=learning_rate,
+    )
+    return task.to(run.processes.device)
 
 
 def _shrink_every(stage: JointConfig) -> int:
@@ -416,7 +453,7 @@ def _target_cache(run: _Run) -> TargetCache | None:
     return TargetCache(run.folder / "targets", int(gib * 2**30), run.processes.count)
 
 
-def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None:
+def _decided(run: _Run) -> tuple[SslimModel, nn.ModuleDict, dict[str, Any]] | None:
     """The pruned model where it has been made already: from `pruned/`, else from a state of stage 2."""
     states = run.folder / "checkpoints"
     state: checkpoint.State | None = None
@@ -438,57 +475,44 @@ def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None
         return None
     facts = state.facts["decision"]
     small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"]))
-    projections = Projections(small.config.hidden_size, run.inputs.layers)
-    for module, prefix in ((small, "task.student."), (projections, "task.projections.")):
+    objectives = _objectives(run)
+    for module, prefix in ((small, _MODEL), (objectives, _OBJECTIVES)):
         own = {
             name.removeprefix(prefix): value
             for name, value in state.tensors.items()
             if name.startswith(prefix)
         }
         module.load_state_dict(own)
-    return small, projections, facts
+    return small, objectives, facts
 
 
 def _recovery_stage(
-    run: _Run, student: SslimModel, projections: Projections, decision: Mapping[str, Any]
-) -> SslimModel:
+    run: _Run, model: SslimModel, objectives: nn.ModuleDict, decision: Mapping[str, Any]
+) -> None:
     """Distils the small model again."""
     config = run.config.stage2
     if config.updates == 0:
-        return student
-    task = DistillationTask(
-        run.teacher.model,
-        student,
-        layers=run.inputs.layers,
-        learning_rate=config.learning_rate,
-        normalise_waveform=run.teacher.normalise,
-        projections=projections,
-        cache=_target_cache(run),
-    )
-    task.to(run.processes.device)
+        return
+    student = PlainStudent(model, normalises=run.teacher.normalise)
     run_stage(
         run.session,
         "stage2",
-        task,
+        _task(run, student, objectives, config.learning_rate),
         updates=config.updates,
         warmup_fraction=config.warmup_fraction,
         first=run.config.stage1.updates,
         carried={"decision": dict(decision)},
     )
-    return student
 
 
-def _measure(run: _Run, student: SslimModel, projections: Projections) -> Distance:
+def _measure(run: _Run, model: SslimModel, objectives: nn.ModuleDict) -> Distance:
     """The distance to the teacher on held-out audio; on training audio where nothing is held out."""
     inputs = run.inputs
     audio = inputs.audio.held_out if inputs.audio else inputs.audio.training
+    student = PlainStudent(model, normalises=run.teacher.normalise)
     distance = measure_distance(
-        run.teacher.model,
-        student,
-        projections,
+        _task(run, student, objectives, 0.0, cache=False),
         clips_to_measure(run.config, audio, MEASURED_UTTERANCES, run.say),
-        layers=inputs.layers,
-        normalise_waveform=run.teacher.normalise,
         device=run.processes.device,
     )
     if not distance.utterances:
@@ -502,14 +526,14 @@ def _measure(run: _Run, student: SslimModel, projections: Projections) -> Distan
 def _finish(
     run: _Run,
     student: SslimModel,
-    projections: Projections,
+    objectives: nn.ModuleDict,
     decision: Mapping[str, Any],
     out: Path,
     began: float,
 ) -> None:
     """Measures, writes the folder and its card, and clears what only a resume would need."""
     inputs, now = run.inputs, run.inputs.record
-    distance = _measure(run, student, projections)
+    distance = _measure(run, student, objectives)
     student = student.cpu().eval()
     shape, plan = shape_of(student), plan_of(student)
     dense = plan_of(run.teacher.model)
@@ -551,14 +575,10 @@ def _finish(
         **{name: now[name] for name in ("device", "precision", "versions")},
         "result": result,
     }
-    with written_whole(run.folder / "projections.safetensors") as path:
-        save_file(
-            {
-                name: value.detach().cpu().contiguous()
-                for name, value in projections.state_dict().items()
-            },
-            path,
-        )
+    if "layers" in objectives:
+        projections = objectives["layers"].state_dict()
+        with written_whole(run.folder / "projections.safetensors") as path:
+            save_file({name: value.cpu().contiguous() for name, value in projections.items()}, path)
     # Last of all, for it says that the run is finished; clearing up is done again where it was cut short.
     save_folder(
         out,

@@ -13,8 +13,13 @@ from sslim.audio import read_source
 from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder
 from sslim.config import RunConfig
-from sslim.distill.prediction import PredictionTask, first_layers
-from sslim.distill.task import check_layers
+from sslim.distill.mapping import check_layers
+from sslim.distill.objectives import make_objectives
+from sslim.distill.objectives.objective import Sizes
+from sslim.distill.student import PlainStudent
+from sslim.distill.task import Task
+from sslim.distill.teacher import Teacher
+from sslim.prune.first_layers import first_layers
 from sslim.runs.state import RunState
 from sslim.train.device import choose_precision
 from sslim.train.processes import find_processes
@@ -42,12 +47,14 @@ def distil_only(
     processes = find_processes(config.device)
     torch.manual_seed(config.seed)
     student = first_layers(loaded.model, limit)
-    task = PredictionTask(
-        loaded.model,
-        student,
-        layers=check_layers(config.layers, loaded.model.config.num_hidden_layers),
+    layers = check_layers(config.layers, loaded.model.config.num_hidden_layers)
+    sizes = Sizes(student.config.hidden_size, student.config.num_hidden_layers, layers)
+    task = Task(
+        Teacher(loaded.model, normalises=loaded.normalise),
+        PlainStudent(student, normalises=loaded.normalise),
+        make_objectives(["last_layer"], sizes),
+        weights={"last_layer": 1.0},
         learning_rate=config.stage1.learning_rate,
-        normalise_waveform=loaded.normalise,
     )
     task.to(processes.device)
     updates = config.stage1.updates + config.stage2.updates

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sslim.backbone.loading import LoadedModel
-from sslim.distill.task import normalise
+from sslim.backbone.reading import normalise
 from sslim.errors import ExportError
 
 

@@ -78,7 +78,7 @@ def _in_torch(model: str, layer: str) -> Extractor:
     import torch
 
     from sslim.backbone.loading import load_model
-    from sslim.distill.task import normalise
+    from sslim.backbone.reading import normalise
 
     loaded = load_model(model)
     wanted = parse_layer(layer, loaded.model.config.num_hidden_layers + 1)

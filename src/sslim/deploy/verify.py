@@ -15,7 +15,7 @@ import torch
 
 from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel
-from sslim.distill.task import normalise
+from sslim.backbone.reading import normalise
 from sslim.errors import ExportError
 
 BATCHED = 4

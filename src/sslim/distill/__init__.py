@@ -1,1 +1,1 @@
-"""Distillation: which layers are compared, how, and the tasks that own models and losses."""
+"""Distillation: teacher, student, what each hears, and the objectives; it knows no gates."""

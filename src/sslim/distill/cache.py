@@ -11,13 +11,14 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sslim.backbone.reading import Reading
 from sslim.identity import COMPUTATION
 
 TRIALS = 20
@@ -28,7 +29,7 @@ _VERSION = f"computation {COMPUTATION}".encode()
 
 
 class TargetCache:
-    """Targets of whole batches, in bfloat16, under the hash of the batch's samples.
+    """Targets of batches, in bfloat16, under the hash of the batch's samples and the names of the states.
 
     Args:
         folder: made if missing; what an interrupted run left in it is used.
@@ -53,9 +54,9 @@ class TargetCache:
         return self.seconds_reading / self.read < self.seconds_computing / self.computed
 
     def targets(
-        self, waveforms: torch.Tensor, compute: Callable[[], list[torch.Tensor]]
-    ) -> list[torch.Tensor]:
-        """The teacher's states for `waveforms` (batch, samples), in bfloat16, from disk or computed.
+        self, waveforms: torch.Tensor, names: Sequence[str], compute: Callable[[], Reading]
+    ) -> Reading:
+        """The teacher's named states for `waveforms` (batch, samples), in bfloat16, from disk or computed.
 
         Both ways give the same numbers, so a run does not depend on what happens to be on disk.
         """
@@ -64,15 +65,20 @@ class TargetCache:
         began = time.perf_counter()
         samples = waveforms.detach().cpu().contiguous()
         digest = hashlib.blake2b(samples.numpy().tobytes(), digest_size=16, key=_VERSION)
+        digest.update("/".join(names).encode())
         path = self.folder / f"{digest.hexdigest()}-{len(samples)}.safetensors"
         if path.exists():
             try:
-                found = load_file(path, device=str(waveforms.device))
-                states = [found[str(index)] for index in range(len(found))]
+                loaded = load_file(path, device=str(waveforms.device))
+                states = {name: loaded[name] for name in names}
                 self.read += 1
                 self.seconds_reading += time.perf_counter() - began
                 return states
-            except (OSError, SafetensorError):  # half a file that a kill left, or gone meanwhile
+            except (
+                OSError,
+                SafetensorError,
+                KeyError,
+            ):  # half a file that a kill left, or gone meanwhile
                 pass
         began = time.perf_counter()
         states = _rounded(compute())
@@ -81,11 +87,11 @@ class TargetCache:
         self._keep(path, states)
         return states
 
-    def _keep(self, path: Path, states: list[torch.Tensor]) -> None:
-        size = sum(2 * state.numel() for state in states)
+    def _keep(self, path: Path, states: Mapping[str, torch.Tensor]) -> None:
+        size = sum(2 * state.numel() for state in states.values())
         if size > self.room:
             return
-        tensors = {str(index): state.contiguous().cpu() for index, state in enumerate(states)}
+        tensors = {name: state.contiguous().cpu() for name, state in states.items()}
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             # Not synced: what a power cut spoils is computed again, and a sync costs more than that.
@@ -107,5 +113,5 @@ def _held(folder: Path) -> int:
     return held
 
 
-def _rounded(states: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [state.to(torch.bfloat16) for state in states]
+def _rounded(states: Mapping[str, torch.Tensor]) -> Reading:
+    return {name: state.to(torch.bfloat16) for name, state in states.items()}

@@ -1,17 +1,17 @@
-"""How far a student is from its teacher: the loss that was trained, and its parts at every mapped layer."""
+"""How far a student is from its teacher: what its task trains, and its parts at every mapped layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from sslim.backbone.modeling_sslim import SslimModel
-from sslim.distill.losses import distillation_loss
-from sslim.distill.task import Projections, normalise
-from sslim.plan import SAMPLING_RATE
+from sslim.distill.objectives.layers import Layers
+from sslim.distill.task import Task
+from sslim.distill.view import View
+from sslim.layout import SAMPLING_RATE
 
 
 @dataclass(frozen=True)
@@ -21,40 +21,33 @@ class Distance:
     utterances: int
     seconds: float
     layers: dict[int, dict[str, float]]
-    """Mapped layer -> cosine similarity and L1 distance, through the projections."""
+    """Mapped layer -> cosine similarity and L1 distance, through the projections of the objective `layers`;
+    empty where that was not trained."""
     loss: float
+    """The weighted sum of the task's objectives."""
 
 
 @torch.no_grad()
-def measure_distance(
-    teacher: SslimModel,
-    student: SslimModel,
-    projections: Projections,
-    clips: Iterable[np.ndarray],
-    *,
-    layers: Sequence[int],
-    normalise_waveform: bool,
-    device: torch.device,
-) -> Distance:
-    """The distance on waveforms, (samples,) each at 16 kHz, one at a time, in evaluation mode."""
-    for model in (teacher, student):
-        torch.nn.Module.to(model, device).eval()
-    projections = projections.to(device)
+def measure_distance(task: Task, clips: Iterable[np.ndarray], *, device: torch.device) -> Distance:
+    """The distance on waveforms, (samples,) each at 16 kHz, one at a time, in evaluation mode.
+
+    Both hear the audio as it is, whatever the task trained them on, and no cache is asked.
+    """
+    task.to(device).eval()
+    layers = next((one.layers for one in task.objectives.values() if isinstance(one, Layers)), ())
     sums = {layer: {"cosine": 0.0, "l1": 0.0} for layer in layers}
     loss, count, samples = 0.0, 0, 0
     for clip in clips:
         waveforms = torch.from_numpy(clip)[None].to(device)
-        if normalise_waveform:
-            waveforms = normalise(waveforms)
-        theirs = teacher.distillation_features(waveforms, last_layer=layers[-1])
-        mine = student.distillation_features(waveforms, last_layer=layers[-1])
-        projected = projections([mine[layer] for layer in layers])
-        wanted = [theirs[layer] for layer in layers]
-        loss += float(distillation_loss(projected, wanted)["loss"])
-        for layer, state, target in zip(layers, projected, wanted, strict=True):
-            parts = distillation_loss([state], [target])
+        parts = task.compare(
+            task.student.read(waveforms, task.student_reads),
+            task.teacher.compute(waveforms, task.teacher_reads),
+            View(waveforms, waveforms),
+        )
+        loss += float(parts["loss"])
+        for number, layer in enumerate(layers):
             for name in ("cosine", "l1"):
-                sums[layer][name] += float(parts[name])
+                sums[layer][name] += float(parts[f"layer_{name}"][number])
         count += 1
         samples += len(clip)
     means = {

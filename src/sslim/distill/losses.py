@@ -18,18 +18,19 @@ def distillation_loss(
         teacher: hidden states of the same layers and shapes.
 
     Returns:
-        `loss` (scalar), its parts `l1` and `cosine`, and `layer_cosine` (layers,), in float32.
+        `loss` (scalar), its parts `l1` and `cosine`, and `layer_l1` and `layer_cosine` (layers,), in float32.
     """
     l1, cosine = [], []
     for mine, theirs in zip(student, teacher, strict=True):
         mine, theirs = mine.float(), theirs.float()
         l1.append((mine - theirs).abs().mean())
         cosine.append(F.cosine_similarity(mine, theirs, dim=-1).mean())
-    layer_cosine = torch.stack(cosine)
-    distance, similarity = torch.stack(l1).mean(), layer_cosine.mean()
+    layer_l1, layer_cosine = torch.stack(l1), torch.stack(cosine)
+    distance, similarity = layer_l1.mean(), layer_cosine.mean()
     return {
         "loss": distance - similarity,
         "l1": distance.detach(),
         "cosine": similarity.detach(),
+        "layer_l1": layer_l1.detach(),
         "layer_cosine": layer_cosine.detach(),
     }

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, table_of
@@ -192,14 +190,14 @@ class Gates(nn.Module):
         return masks
 
 
-class GatedModel(nn.Module):
-    """A model whose weights are multiplied by gates on the way in.
+class GatedModel:
+    """A model and the gates that multiply its weights on the way in.
 
-    The model's LayerNorms over gated channels are exchanged for `KeptLayerNorm`; weight names stay.
+    The model's LayerNorms over gated channels are exchanged for `KeptLayerNorm`; weight names stay. No torch
+    module itself: model and gates are owned, trained and saved by whoever holds the two.
     """
 
     def __init__(self, model: SslimModel, gates: Gates) -> None:
-        super().__init__()
         self.model = model
         self.gates = gates
         for axis in gates.axes:
@@ -209,26 +207,16 @@ class GatedModel(nn.Module):
                 if isinstance(norm, nn.LayerNorm) and not isinstance(norm, KeptLayerNorm):
                     setattr(model.get_submodule(parent), leaf, KeptLayerNorm(norm))
 
-    def forward(self, values: torch.Tensor, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        """Runs `distillation_features` under gate values (all units,)."""
+    def changed(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Name -> tensor of all that differs under gate values (all units,): weights, and kept statistics.
+
+        To be given to `torch.func.functional_call`.
+        """
         weights = dict(self.model.named_parameters())
-        changed = {**self.gates.fold(weights, values), **self.gates.kept_masks(values)}
-        changed = {f"model.{name}": tensor for name, tensor in changed.items()}
-        return functional_call(_Features(self.model), changed, args, kwargs)
+        return {**self.gates.fold(weights, values), **self.gates.kept_masks(values)}
 
     def folded_state(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """The model's whole state with gates folded in, ready for surgery."""
         state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         state.update(self.gates.fold(state, values.detach()))
         return state
-
-
-class _Features(nn.Module):
-    """`functional_call` runs a module's forward; this makes `distillation_features` the forward."""
-
-    def __init__(self, model: SslimModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        return self.model.distillation_features(*args, **kwargs)

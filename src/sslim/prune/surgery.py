@@ -7,14 +7,18 @@ carry must already be folded into the weights; slicing then changes nothing (the
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.errors import BudgetError
 from sslim.plan import PruningPlan
+
+Exchanged = tuple[nn.Parameter, nn.Parameter, Callable[[torch.Tensor], torch.Tensor]]
+"""A parameter, the smaller one that took its place, and what cuts anything of the old one's shape alike."""
 
 
 def _rows(positions: torch.Tensor, span: int) -> torch.Tensor:
@@ -32,22 +36,22 @@ def positions_in(now: PruningPlan, plan: PruningPlan) -> dict[str, list[int]]:
     return found
 
 
-def slice_state(
-    model: SslimModel, plan: PruningPlan, state: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Weights of the smaller model, cut out of `state` (same names and shapes as `model`'s).
+class Slicer:
+    """Cuts tensors of a model's shapes to a smaller plan: its weights, or an optimiser's moments of them."""
 
-    `state` may be partial: moments of the weights that have been trained.
-    """
-    sliced = dict(state)
-    layout = table_of(model)
-    for name, positions in positions_in(plan_of(model), plan).items():
-        index = torch.tensor(positions, dtype=torch.long)
-        for weight, dim, span in layout.along(name):
-            if weight in sliced:
-                rows = _rows(index, span).to(sliced[weight].device)
-                sliced[weight] = sliced[weight].index_select(dim, rows)
-    return sliced
+    def __init__(self, model: SslimModel, plan: PruningPlan) -> None:
+        layout = table_of(model)
+        self._rows: dict[str, list[tuple[int, torch.Tensor]]] = {}
+        for name, positions in positions_in(plan_of(model), plan).items():
+            index = torch.tensor(positions, dtype=torch.long)
+            for weight, dim, span in layout.along(name):
+                self._rows.setdefault(weight, []).append((dim, _rows(index, span)))
+
+    def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What is left of a tensor that has the name and the shape of one of the model's weights."""
+        for dim, rows in self._rows.get(name, ()):
+            tensor = tensor.index_select(dim, rows.to(tensor.device))
+        return tensor
 
 
 def cut(
@@ -76,8 +80,8 @@ def cut(
         smaller = type(model)(config)
     torch.nn.Module.to(smaller, device=reference.device, dtype=reference.dtype)
     wanted = smaller.state_dict()
-    sliced = slice_state(model, plan, model.state_dict() if state is None else state)
+    state, slicer = model.state_dict() if state is None else state, Slicer(model, plan)
     # Weights of removed blocks have no place in the smaller model; everything else must fit.
-    smaller.load_state_dict({name: sliced[name] for name in wanted}, strict=True)
+    smaller.load_state_dict({name: slicer(name, state[name]) for name in wanted}, strict=True)
     smaller.train(model.training)
     return smaller

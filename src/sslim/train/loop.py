@@ -1,4 +1,4 @@
-"""The one loop: it runs any task that returns `{"loss": ..., parts}` for a batch of waveforms.
+"""The one loop: it runs any task that returns `{"loss": ..., parts}` for a batch.
 
 It decides when to log, to look whether all is well, to save and to stop; what an update is lies in `step.py`.
 """
@@ -13,25 +13,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from sslim.audio.batch import Batch
 from sslim.errors import TrainingError
 from sslim.files import write_text
 from sslim.runs import checkpoint
 from sslim.train.interrupts import GracefulStop
 from sslim.train.processes import Processes
 from sslim.train.step import Step, TrainableTask
-
-
-class WaveformBatch(Protocol):
-    """One batch as the audio room makes it."""
-
-    @property
-    def waveforms(self) -> torch.Tensor: ...
-    @property
-    def identities(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ def learning_rate_share(update: int, updates: int, warmup: int) -> float:
 
 def train(
     task: TrainableTask,
-    updates: Iterable[tuple[int, Sequence[WaveformBatch]]],
+    updates: Iterable[tuple[int, Sequence[Batch]]],
     settings: LoopSettings,
     folder: Path,
     processes: Processes,
@@ -143,8 +135,8 @@ def train(
                 break
             share = learning_rate_share(update, settings.updates, warmup)
             recent.append((update, [name for batch in batches for name in batch.identities]))
-            measured = step(update, share, [batch.waveforms for batch in batches])
-            task.after_update(update, step.optimiser)
+            measured = step(update, share, batches)
+            step.follow(task.after_update(update))
             done += 1
             made = update + 1
             last = made == settings.updates

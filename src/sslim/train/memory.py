@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from sslim.plan import SAMPLING_RATE
+from sslim.audio.batch import Batch
+from sslim.layout import SAMPLING_RATE
 from sslim.train.processes import Processes
 from sslim.train.step import TrainableTask
 
@@ -70,11 +71,11 @@ def _needed(
 ) -> int:
     """Bytes that a batch of noise takes beyond what is already held."""
     noise = 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(device)
+    batch = Batch(noise, ("noise",) * rows).to(device)
 
     def forward() -> torch.Tensor:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            return task(noise)["loss"]
+            return task(batch)["loss"]
 
     if device.type == "cuda":
         return _peak_on_cuda(forward, device)

@@ -1,23 +1,15 @@
-"""Plain distillation, DistilHuBERT style (Chang et al. 2022): the student to compare against.
+"""A student made of the teacher's first layers, as in DistilHuBERT (Chang et al. 2022).
 
-The student is the teacher's first layers; heads on its last layer predict several layers of the teacher, and
-are thrown away afterwards. Nothing is pruned during training.
+Nothing is learned about what to keep: it is the student that joint pruning is compared with.
 """
 
 from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import nn
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of
-from sslim.distill.losses import distillation_loss
-from sslim.distill.task import DistillationTask, normalise
 from sslim.errors import BudgetError
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
@@ -68,28 +60,3 @@ def _narrowed(plan: PruningPlan, units: int) -> PruningPlan:
             for layer in plan.layers
         ),
     )
-
-
-class PredictionTask(DistillationTask):
-    """Heads on the student's last layer predict the teacher's mapped layers (0 excepted)."""
-
-    def __init__(
-        self, teacher: SslimModel, student: SslimModel, *, layers: Sequence[int], **settings: Any
-    ) -> None:
-        super().__init__(teacher, student, layers=[k for k in layers if k > 0], **settings)
-        width = teacher.config.hidden_size
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-            for _ in self.layers
-        )
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        weights = [*self.student.parameters(), *self.heads.parameters()]
-        return [{"params": weights, "lr": self.learning_rate, "name": "weights"}]
-
-    def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.normalise_waveform:
-            waveforms = normalise(waveforms)
-        targets = self.targets(waveforms)
-        last = self.student.distillation_features(waveforms)[-1]
-        return distillation_loss([head(last) for head in self.heads], targets)
