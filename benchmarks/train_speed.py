@@ -34,14 +34,21 @@ import torch
 from torch import nn
 from transformers import HubertConfig
 
+from sslim.audio.batch import Batch
 from sslim.backbone.families import our_config
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.distill.cache import TargetCache
-from sslim.distill.task import DistillationTask, JointTask, default_layers
+from sslim.distill.mapping import default_layers
+from sslim.distill.objectives import make_objectives
+from sslim.distill.objectives.objective import Sizes
+from sslim.distill.student import PlainStudent, Student
+from sslim.distill.task import Task
+from sslim.distill.teacher import Teacher
 from sslim.layout import ModelShape
 from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
 from sslim.prune.budget import Budget
+from sslim.prune.student import GatedStudent
 from sslim.prune.surgery import cut
 from sslim.train.device import choose_precision, device_name, versions
 from sslim.train.processes import Processes
@@ -85,30 +92,34 @@ def dense_model(config: HubertConfig) -> SslimModel:
 def settled_plan(dense: SslimModel) -> PruningPlan:
     """A plan of 25% as gates make it that have learned something: spread around where they start."""
     torch.manual_seed(0)
-    task = joint_task(dense, dense)
+    student = gated(dense, dense)
     with torch.no_grad():
-        task.gates.log_alpha += 2.0 * torch.randn_like(task.gates.log_alpha)
-    return task.decide().plan
+        student.gates.log_alpha += 2.0 * torch.randn_like(student.gates.log_alpha)
+    return student.decide().plan
 
 
-def joint_task(
-    teacher: SslimModel, student: SslimModel, cache: TargetCache | None = None
-) -> JointTask:
-    count = plan_of(teacher).parameters(shape_of(teacher))
-    return JointTask(
-        teacher,
+def gated(teacher: SslimModel, student: SslimModel) -> GatedStudent:
+    limits = {"parameters": math.floor(BUDGET * plan_of(teacher).parameters(shape_of(teacher)))}
+    return GatedStudent(
         student,
-        budget=Budget.of(
-            {"parameters": math.floor(BUDGET * count)}, plan_of(teacher), table_of(teacher)
-        ),
-        kinds=UNITS,
+        Budget.of(limits, plan_of(teacher), table_of(teacher)),
+        UNITS,
+        normalises=False,
         gate_learning_rate=0.02,
         sparsity_warmup=SPARSITY_WARMUP,
         seed=0,
-        layers=default_layers(teacher.config.num_hidden_layers),
-        learning_rate=2e-4,
-        normalise_waveform=False,
-        cache=cache,
+    )
+
+
+def task_of(teacher: SslimModel, student: Student, rate: float, cache: TargetCache | None) -> Task:
+    depth = teacher.config.num_hidden_layers
+    sizes = Sizes(teacher.config.hidden_size, depth, default_layers(depth))
+    return Task(
+        Teacher(teacher, normalises=False, cache=cache),
+        student,
+        make_objectives(["layers"], sizes),
+        weights={"layers": 1.0},
+        learning_rate=rate,
     )
 
 
@@ -138,23 +149,16 @@ def ours(
     elif moment == "recovery stage":
         student = cut(student, plan)
     if moment == "recovery stage":
-        task: DistillationTask = DistillationTask(
-            teacher,
-            student,
-            layers=default_layers(config.num_hidden_layers),
-            learning_rate=1e-4,
-            normalise_waveform=False,
-            cache=cache,
-        )
+        task = task_of(teacher, PlainStudent(student, normalises=False), 1e-4, cache)
     else:
-        task = joint_task(teacher, student, cache)
+        task = task_of(teacher, gated(teacher, student), 2e-4, cache)
     task.to(device)
     step = Step(task, Processes(0, 1, device), precision=precision, clip_norm=10.0)
     made = 0
 
     def run() -> None:
         nonlocal made
-        step(made, 1.0, audio)
+        step(made, 1.0, [Batch(batch, ("noise",) * len(batch)) for batch in audio])
         made += 1
 
     heard = sum(batch.numel() for batch in audio) / SAMPLING_RATE

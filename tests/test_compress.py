@@ -545,16 +545,17 @@ def test_bad_input_is_found_before_training_and_leaves_nothing(
 def test_a_bad_loss_stops_before_the_step_and_keeps_the_last_state(
     teacher: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sslim.distill.task import JointTask
+    from sslim.audio.batch import Batch
+    from sslim.distill.task import Task
 
-    real = JointTask.forward
+    real = Task.forward
 
-    def poisoned(task: JointTask, waveforms: torch.Tensor) -> Any:
-        parts = real(task, waveforms)
+    def poisoned(task: Task, batch: Batch) -> Any:
+        parts = real(task, batch)
         return parts | {"loss": parts["loss"] * float("nan")} if task.update == 3 else parts
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
-        patch.setattr(JointTask, "forward", poisoned)
+        patch.setattr(Task, "forward", poisoned)
         run(teacher, audio, tmp_path / "out")
     message = str(caught.value)
     assert "stage1, update 4" in message

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from sslim.audio.batch import Batch
+from sslim.backbone.reading import Reading
 from sslim.backbone.units import plan_of, shape_of
 from sslim.config import SAFE_TO_CHANGE, RunConfig, apply_settings
 from sslim.distill import cache as cache_module
 from sslim.distill.cache import TargetCache
-from sslim.distill.prediction import first_layers
-from sslim.distill.task import JointTask
 from sslim.errors import TrainingError
 from sslim.plan import LayerPlan, PruningPlan
+from sslim.prune.first_layers import first_layers
+from sslim.prune.student import GatedStudent
 from sslim.prune.surgery import cut
 from sslim.recipes import demo
 from sslim.runs.record import MAY_MEND
 from sslim.train.processes import Processes
 from sslim.train.step import Step
 from tests.models import CASES
-from tests.test_joint_task import joint_task, teacher
+from tests.tasks import gated_task, teacher
 
 STATE = 500
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -32,7 +35,8 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 def fill(cache: TargetCache, first: int, batches: int = 10) -> None:
     for index in range(first, first + batches):
-        cache.targets(torch.full((1, 1000), float(index)), lambda: [torch.full((STATE,), 0.5)])
+        waveforms = torch.full((1, 1000), float(index))
+        cache.targets(waveforms, ["front"], lambda: {"front": torch.full((STATE,), 0.5)})
 
 
 def held(folder: Path) -> int:
@@ -118,31 +122,29 @@ def test_a_pruned_teacher_s_first_layers(family: str, size: str, share: float) -
 
 def test_any_seed_that_a_setting_may_have_trains() -> None:
     """A time in nanoseconds, and the largest that a file can hold, at the last update of the longest run."""
-    audio = [0.1 * torch.randn(1, 2000)]
+    audio = [Batch(0.1 * torch.randn(1, 2000), ("one",))]
     for seed in (time.time_ns(), 2**63 - 1):
         apply_settings(RunConfig(), [f"seed={seed}"])
-        task = joint_task(teacher(), seed=seed)
+        task = gated_task(teacher(), seed=seed)
         step = Step(task, ALONE, precision=torch.float32, clip_norm=10.0, seed=seed + 10**9)
         for update in (0, 10**9 - 1):
             assert torch.isfinite(step(update, 1.0, audio)["loss"])
 
 
-class Greedy(JointTask):
-    """A task that needs more memory than there is for a single clip."""
+class Greedy(GatedStudent):
+    """A student that needs more memory than there is for a single clip."""
 
-    def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
+    def read(self, waveforms: torch.Tensor, names: Sequence[str]) -> Reading:
         torch.empty(2**60, dtype=torch.uint8)
         raise AssertionError("there was memory")
 
 
-def test_what_is_advised_for_a_clip_that_does_not_fit_is_accepted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_advised_for_a_clip_that_does_not_fit_is_accepted() -> None:
     """What is advised with --resume may change on a resume after a training that failed."""
-    monkeypatch.setattr("tests.test_joint_task.JointTask", Greedy)
-    step = Step(joint_task(teacher()), ALONE, precision=torch.float32, clip_norm=10.0)
+    task = gated_task(teacher(), gated=Greedy)
+    step = Step(task, ALONE, precision=torch.float32, clip_norm=10.0)
     with pytest.raises(TrainingError, match="does not fit the memory") as raised:
-        step(0, 1.0, [torch.randn(1, 16_000 * 4)])
+        step(0, 1.0, [Batch(torch.randn(1, 16_000 * 4), ("one",))])
     elsewhere, shorter = str(raised.value).split(", or with")
     assert "--resume on a device" in elsewhere
     assert "--set" not in elsewhere

@@ -20,6 +20,7 @@ from sslim.plan import PruningPlan
 from sslim.prune.gates import GatedModel, Gates
 from sslim.prune.surgery import cut
 from tests.models import CASES, tiny_teacher
+from tests.tasks import gated_states
 
 TOLERANCE = 1e-5
 
@@ -63,18 +64,19 @@ def test_gated_equals_sliced(family: str, size: str, kinds: tuple[str, ...]) -> 
         dense = model.distillation_features(waveforms)
         gates = Gates(model, kinds)
         values, plan = random_values(gates, seed, share)
-        gated_model = GatedModel(model, gates).eval()
-        gated = gated_model(values, waveforms)
+        gated_model = GatedModel(model.eval(), gates)
+        gated = gated_states(gated_model, values, waveforms)
         small = cut(model, plan, gated_model.folded_state(values)).eval()
         assert largest(gated, small.distillation_features(waveforms)) < TOLERANCE
         padded = largest(
-            gated_model(values, waveforms, mask), small.distillation_features(waveforms, mask)
+            gated_states(gated_model, values, waveforms, mask),
+            small.distillation_features(waveforms, mask),
         )
         assert padded < TOLERANCE
         # In float64 nothing but the order of summation is left, so the bound can be far tighter.
-        doubled = GatedModel(model.double(), gates).eval()
+        doubled = GatedModel(model.double().eval(), gates)
         exact = cut(model, plan, doubled.folded_state(values.double())).eval()
-        exactly = doubled(values.double(), waveforms.double())
+        exactly = gated_states(doubled, values.double(), waveforms.double())
         assert largest(exactly, exact.distillation_features(waveforms.double())) < 1e-11
         assert largest(gated, dense) > 1e-3, "the plan changed nothing, so nothing was tested"
         assert plan.parameters(shape_of(model)) == sum(p.numel() for p in small.parameters())
@@ -89,9 +91,9 @@ def test_reloaded_equals_sliced(family: str, size: str, tmp_path: Path) -> None:
     model = model_of(family, size)
     gates = Gates(model, KINDS)
     values, plan = random_values(gates, 5, 0.5)
-    gated_model = GatedModel(model, gates).eval()
+    gated_model = GatedModel(model.eval(), gates)
     waveforms = torch.randn(2, 3000)
-    gated = gated_model(values, waveforms)
+    gated = gated_states(gated_model, values, waveforms)
     small = cut(model, plan, gated_model.folded_state(values)).eval()
     save_folder(tmp_path / "small", small, normalise=False, run={})
     reloaded = AutoModel.from_pretrained(tmp_path / "small").eval()
@@ -108,9 +110,9 @@ def test_a_shifted_plan_is_not_exact() -> None:
     model = model_of("hubert", "base")
     gates = Gates(model, ("ffn",))
     values, plan = random_values(gates, 3, 0.5)
-    gated_model = GatedModel(model, gates).eval()
+    gated_model = GatedModel(model.eval(), gates)
     waveforms = torch.randn(2, 3000)
-    gated = gated_model(values, waveforms)
+    gated = gated_states(gated_model, values, waveforms)
     units = plan.layers[0].ffn or ()
     shifted = tuple(sorted({(unit + 1) % gates.sizes[0] for unit in units}))
     wrong = plan.replaced({"ffn.0": shifted}, shape_of(model))

@@ -402,16 +402,17 @@ def test_training_goes_on_without_a_file_that_is_lost(
 
 
 def test_the_advice_after_a_bad_loss_works(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslim.distill.task import JointTask
+    from sslim.audio.batch import Batch
+    from sslim.distill.task import Task
 
-    real = JointTask.forward
+    real = Task.forward
 
-    def diverging(task: JointTask, waveforms: torch.Tensor) -> Any:
-        parts = real(task, waveforms)
+    def diverging(task: Task, batch: Batch) -> Any:
+        parts = real(task, batch)
         bad = task.update == 3 and task.learning_rate > 1.5e-4
         return parts | {"loss": parts["loss"] * float("nan")} if bad else parts
 
-    monkeypatch.setattr(JointTask, "forward", diverging)
+    monkeypatch.setattr(Task, "forward", diverging)
     line = place.refused("out")
     assert "stage1, update 4" in line
     advice = line.partition("Run the same command with ")[2].partition(",")[0].split()
@@ -430,7 +431,7 @@ def test_the_advice_after_a_bad_loss_works(place: Place, monkeypatch: pytest.Mon
     for name in files_in(line):
         os.remove(name)
     with monkeypatch.context() as patch:
-        patch.setattr(JointTask, "forward", real)
+        patch.setattr(Task, "forward", real)
         assert place.run("out", "--force")[0] == 0
 
 
@@ -442,16 +443,17 @@ def files_in(line: str) -> set[str]:
 def test_a_clip_too_large_for_the_memory_can_be_cut_shorter(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sslim.distill.task import JointTask
+    from sslim.audio.batch import Batch
+    from sslim.distill.task import Task
 
-    real = JointTask.forward
+    real = Task.forward
 
-    def tight(task: JointTask, waveforms: torch.Tensor) -> Any:
-        if task.update == 3 and waveforms.shape[1] > 7000:
+    def tight(task: Task, batch: Batch) -> Any:
+        if task.update == 3 and batch.waveforms.shape[1] > 7000:
             raise torch.OutOfMemoryError("out of memory")
-        return real(task, waveforms)
+        return real(task, batch)
 
-    monkeypatch.setattr(JointTask, "forward", tight)
+    monkeypatch.setattr(Task, "forward", tight)
     line = place.refused("out")
     assert "audio.max_seconds lower" in line
     code, said = place.run("out", "--resume", "--set", "audio.max_seconds=0.4")

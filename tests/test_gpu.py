@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -15,21 +14,20 @@ import pytest
 import soundfile
 import torch
 
-from sslim.backbone.families import build
-from sslim.backbone.units import plan_of, shape_of, table_of
+from sslim.audio.batch import Batch
 from sslim.cli import run
 from sslim.demo import teacher_path
-from sslim.distill.task import JointTask
+from sslim.distill.task import Task
 from sslim.evaluate.fitting import Schedule
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
-from sslim.prune.budget import Budget
 from sslim.prune.gates import KeptLayerNorm
 from sslim.train.memory import seconds_that_fit
 from sslim.train.processes import Processes
 from sslim.train.step import Step
 from tests import sounds
 from tests.models import CASES, tiny_teacher
+from tests.tasks import budget_of, gated_task, teacher
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,39 +36,27 @@ pytestmark = [
 CUDA = torch.device("cuda")
 
 
-def joint_task(family: str = "hubert", size: str = "base") -> JointTask:
-    dense = tiny_teacher(family, size)
-    model = build(dense.config, dense.state_dict(), "", "test")
-    count = plan_of(model).parameters(shape_of(model))
-    return JointTask(
-        model,
-        copy.deepcopy(model),
-        budget=Budget.of({"parameters": count // 2}, plan_of(model), table_of(model)),
-        kinds=("conv", "head", "ffn"),
-        gate_learning_rate=0.02,
-        sparsity_warmup=2,
-        seed=0,
-        layers=(0, 1, 3),
-        learning_rate=1e-3,
-        normalise_waveform=False,
-    )
+def joint_task(family: str = "hubert", size: str = "base") -> Task:
+    model = teacher(family, size)
+    return gated_task(model, budget=budget_of(model, 0.5), seed=0)
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_a_gpu_gives_what_a_cpu_gives(family: str, size: str) -> None:
     task = joint_task(family, size)
     audio = 0.1 * torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    batch = Batch(audio, ("one", "two"))
     task.begin_update(0)
-    wanted = float(task(audio)["loss"].detach())
+    wanted = float(task(batch)["loss"].detach())
     task.to(CUDA)
     task.begin_update(0)
-    assert float(task(audio.to(CUDA))["loss"].detach()) == pytest.approx(wanted, abs=1e-3)
+    assert float(task(batch.to(CUDA))["loss"].detach()) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_a_step_never_waits_for_the_device() -> None:
     task = joint_task().to(CUDA)
     step = Step(task, Processes(0, 1, CUDA), precision=torch.bfloat16, clip_norm=10.0)
-    audio = [0.1 * torch.randn(4, 16_000, device=CUDA) for _ in range(2)]
+    audio = [Batch(0.1 * torch.randn(4, 16_000, device=CUDA), ("clip",) * 4) for _ in range(2)]
     step(0, 1.0, audio)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -87,7 +73,9 @@ def test_what_is_said_to_fit_does() -> None:
     seconds = seconds_that_fit(task, processes, torch.bfloat16, 15.0)
     assert seconds >= 15.0
     step = Step(task, processes, precision=torch.bfloat16, clip_norm=10.0)
-    step(0, 1.0, [0.1 * torch.randn(int(seconds // 15), 15 * 16_000, device=CUDA)])
+    rows = int(seconds // 15)
+    noise = 0.1 * torch.randn(rows, 15 * 16_000, device=CUDA)
+    step(0, 1.0, [Batch(noise, ("noise",) * rows)])
     assert step.largest is None, "nothing had to be made smaller"
 
 
@@ -169,14 +157,14 @@ def test_runs_with_other_settings(corpus: Path, settings: tuple[str, ...]) -> No
 def test_a_run_that_is_stopped_goes_on(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked to stop in update 3, it stops at the first look, and `--resume` does the rest."""
 
-    class Stopped(JointTask):
+    class Stopped(Task):
         def begin_update(self, update: int) -> None:
             if update == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             super().begin_update(update)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sslim.story.JointTask", Stopped)
+        patch.setattr("sslim.story.Task", Stopped)
         assert run(command(corpus, "out")) == 130
     states = (corpus / "out" / "run" / "checkpoints" / "stage1").glob("update-*")
     assert [int(path.name.removeprefix("update-")) for path in states] == [10]
@@ -187,14 +175,14 @@ def test_a_run_that_is_stopped_goes_on(corpus: Path, monkeypatch: pytest.MonkeyP
 def test_a_bad_loss_is_found_at_the_next_look(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Poisoned(JointTask):
-        def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
-            parts = super().forward(waveforms)
+    class Poisoned(Task):
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            parts = super().forward(batch)
             if self.update == 6:
                 parts["loss"] = parts["loss"] * float("nan")
             return parts
 
-    monkeypatch.setattr("sslim.story.JointTask", Poisoned)
+    monkeypatch.setattr("sslim.story.Task", Poisoned)
     assert run(command(corpus, "out")) == 2
     assert "update 7: the loss" in capfd.readouterr().err
     states = (corpus / "out" / "run" / "checkpoints" / "stage1").glob("update-*")
@@ -202,7 +190,7 @@ def test_a_bad_loss_is_found_at_the_next_look(
 
 
 def test_noise_comes_from_pinned_memory() -> None:
-    gates = joint_task().to(CUDA).gates
+    gates = joint_task().to(CUDA).student.gates
     host = gates.noise(0, 1).cpu()
     gates.cpu()
     assert torch.equal(gates.noise(0, 1), host)

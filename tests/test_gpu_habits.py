@@ -22,11 +22,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sslim.audio.batch import Batch
 from sslim.backbone.modeling_sslim import PositionalConv, StackedPositionalConv
 from sslim.cli import run as command_line
-from sslim.distill import task as task_module
 from sslim.distill.losses import distillation_loss
-from sslim.distill.task import JointTask
+from sslim.distill.objectives import layers as layers_module
+from sslim.distill.task import Task
 from sslim.errors import TrainingError
 from sslim.prune import gates as gates_module
 from sslim.prune.gates import GatedModel, Gates, KeptLayerNorm
@@ -40,8 +41,8 @@ from sslim.train.processes import Processes
 from sslim.train.progress import ProgressBar
 from sslim.train.step import Step
 from tests.models import CASES, tiny_config, tiny_teacher
+from tests.tasks import gated_states, gated_task, teacher
 from tests.test_exactness import model_of, random_values
-from tests.test_joint_task import joint_task, teacher
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SETTINGS = [
@@ -183,10 +184,10 @@ class Poisoned:
         return parts
 
 
-TASKS: list[JointTask] = []
+TASKS: list[Task] = []
 
 
-class Remembered(JointTask):
+class Remembered(Task):
     def begin_update(self, update: int) -> None:
         TASKS[:] = [self]
         super().begin_update(update)
@@ -197,8 +198,8 @@ def test_a_bad_loss_that_is_found_late_is_named_and_nothing_was_learned_from_it(
 ) -> None:
     """Update 7 is bad, the next look comes at 10: the state kept is that before 7, the names its files'."""
     poison = Poisoned(6)
-    monkeypatch.setattr("sslim.story.JointTask", Remembered)
-    monkeypatch.setattr(task_module, "distillation_loss", poison)
+    monkeypatch.setattr("sslim.story.Task", Remembered)
+    monkeypatch.setattr(layers_module, "distillation_loss", poison)
     with pytest.raises(TrainingError, match="update 7: the loss") as raised:
         run(place, tmp_path / "out", progress=True)
     assert ".wav" in str(raised.value)
@@ -214,14 +215,14 @@ def test_a_stop_between_two_looks_is_obeyed_at_once_by_a_process_that_is_alone(
 ) -> None:
     """Several have to agree, at a look; one ends its update, makes sure that it was good, and saves."""
 
-    class Stopped(JointTask):
+    class Stopped(Task):
         def begin_update(self, update: int) -> None:
             if update == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             super().begin_update(update)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sslim.story.JointTask", Stopped)
+        patch.setattr("sslim.story.Task", Stopped)
         with pytest.raises(KeyboardInterrupt):
             run(place, tmp_path / "out", progress=True)
     assert saved(tmp_path / "out") == [3]
@@ -234,9 +235,9 @@ def test_a_state_is_saved_between_two_looks(
     place: Path, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saving looks by itself, so that no state is kept of weights that are not finite."""
-    monkeypatch.setattr("sslim.story.JointTask", Remembered)
+    monkeypatch.setattr("sslim.story.Task", Remembered)
     with monkeypatch.context() as patch:
-        patch.setattr(task_module, "distillation_loss", Poisoned(8))
+        patch.setattr(layers_module, "distillation_loss", Poisoned(8))
         with pytest.raises(TrainingError, match="update 9: the loss"):
             run(place, tmp_path / "out", "checkpoint_every=3", "log_every=100", "check_every=100")
     assert TASKS[-1].update == 8
@@ -253,10 +254,10 @@ def test_what_was_heard_is_let_go_before_the_next_look(
     alive: list[int] = []
     make = Step.__call__
 
-    def counted(self: Step, update: int, share: float, waveforms: list[torch.Tensor]) -> Any:
-        heard.append([weakref.ref(waveform) for waveform in waveforms])
+    def counted(self: Step, update: int, share: float, batches: list[Batch]) -> Any:
+        heard.append([weakref.ref(batch.waveforms) for batch in batches])
         alive.append(sum(any(held() is not None for held in update) for update in heard))
-        return make(self, update, share, waveforms)
+        return make(self, update, share, batches)
 
     monkeypatch.setattr(Step, "__call__", counted)
     run(place, tmp_path / "out", "check_every=100", "log_every=100", progress=False)
@@ -276,13 +277,13 @@ def test_a_gpu_s_lack_of_memory_halves_the_batches_of_a_run(
 ) -> None:
     """CUDA's own error, in the first update of the first stage, found out once; the same sums in pieces."""
 
-    class Crowded(JointTask):
-        def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
-            if len(waveforms) > 1:
+    class Crowded(Task):
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            if len(batch.waveforms) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
-            return super().forward(waveforms)
+            return super().forward(batch)
 
-    monkeypatch.setattr("sslim.story.JointTask", Crowded)
+    monkeypatch.setattr("sslim.story.Task", Crowded)
     run(place, tmp_path / "out", progress=True)
     said = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
     assert 1 <= len(said) <= 2, "then it is known"
@@ -318,7 +319,7 @@ def test_one_clip_at_a_time_where_no_second_fits(
     monkeypatch.setattr(
         memory, "_needed", lambda task, device, precision, rows, samples: needs[rows]
     )
-    seconds = memory.seconds_that_fit(joint_task(teacher()), ALONE, torch.float32, 2.0)
+    seconds = memory.seconds_that_fit(gated_task(teacher()), ALONE, torch.float32, 2.0)
     assert seconds == (2.0 if fitting < 2 else 32.0)
 
 
@@ -370,11 +371,11 @@ class _Calls(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def three_updates(task: JointTask) -> None:
+def three_updates(task: Task) -> None:
     """One that may do what happens once, then two under watch."""
-    task.teacher.train()  # in evaluation a CPU looks whether the audio is finite, a GPU does not
+    task.teacher.model.train()  # in evaluation a CPU looks whether the audio is finite, a GPU does not
     step = Step(task, ALONE, precision=torch.bfloat16, clip_norm=10.0)
-    audio = [0.1 * torch.randn(2, 4000) for _ in range(2)]
+    audio = [Batch(0.1 * torch.randn(2, 4000), ("one", "two")) for _ in range(2)]
     step(0, 1.0, audio)
     with _Operations(), _Calls():
         for update in (1, 2):
@@ -384,7 +385,7 @@ def three_updates(task: JointTask) -> None:
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_nothing_in_an_update_asks_the_device(family: str, size: str) -> None:
     kinds = ("conv", "head", "ffn", "attention_block", "ffn_block")
-    three_updates(joint_task(teacher(family, size), kinds, normalise_waveform=size == "large"))
+    three_updates(gated_task(teacher(family, size), kinds, normalises=size == "large"))
 
 
 def test_noise_by_way_of_the_device_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +399,7 @@ def noise(self, seed, update):
     exec(compile(code, "src/sslim/made_up.py", "exec"), made)
     monkeypatch.setattr(Gates, "noise", made["noise"])
     with pytest.raises(AskedError, match="cpu"):
-        three_updates(joint_task(teacher()))
+        three_updates(gated_task(teacher()))
 
 
 def _fitted(old: Callable[..., Any], ask: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
@@ -413,9 +414,9 @@ def _fitted(old: Callable[..., Any], ask: Callable[[torch.Tensor], Any]) -> Call
 @pytest.mark.parametrize("ask", [float, bool, torch.Tensor.item, torch.nonzero, lambda x: x[x > 0]])
 def test_asking_in_a_loss_is_noticed(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The corrupted twins of the watch."""
-    monkeypatch.setattr(task_module, "distillation_loss", _fitted(distillation_loss, ask))
+    monkeypatch.setattr(layers_module, "distillation_loss", _fitted(distillation_loss, ask))
     with pytest.raises(AskedError):
-        three_updates(joint_task(teacher()))
+        three_updates(gated_task(teacher()))
 
 
 def test_copies_that_wait_are_noticed() -> None:
@@ -466,7 +467,7 @@ def test_batches_are_pinned_for_a_gpu_alone(
 
     processes = Processes(0, 1, torch.device(device))
     monkeypatch.setattr(stage_module, "Batches", batches)
-    monkeypatch.setattr(JointTask, "to", lambda self, device: self)
+    monkeypatch.setattr(Task, "to", lambda self, device: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **options: self)
     monkeypatch.setattr("sslim.story.find_processes", lambda *args: processes)
     monkeypatch.setattr("sslim.story.device_name", str)
@@ -562,18 +563,18 @@ def test_gated_equals_sliced_under_autocast(
     model = model_of(family, size)
     gates = Gates(model, ("conv", "head", "ffn"))
     values, plan = random_values(gates, 1, 0.6)
-    gated_model = GatedModel(model, gates).eval()
+    gated_model = GatedModel(model.eval(), gates)
     small = cut(model, plan, gated_model.folded_state(values)).eval()
     waveforms = torch.randn(2, 3000)
     exact = small.distillation_features(waveforms)
     with torch.autocast("cpu", torch.bfloat16):
         sliced = small.distillation_features(waveforms)
-        gated = gated_model(values, waveforms)
+        gated = gated_states(gated_model, values, waveforms)
         nearly = values.clone()
         nearly[torch.nonzero(values)[0]] = 0.0
-        wrong = gated_model(nearly, waveforms)
+        wrong = gated_states(gated_model, nearly, waveforms)
         monkeypatch.setattr(KeptLayerNorm, "forward", AutocastNorm.forward)
-        coarse = gated_model(values, waveforms)
+        coarse = gated_states(gated_model, values, waveforms)
     cost = rms(sliced, exact)
     assert 0.005 < cost < 0.02
     assert rms(gated, sliced) < 1.5 * cost

@@ -9,73 +9,54 @@ from typing import Any
 import pytest
 import torch
 
-from sslim.backbone.families import build
-from sslim.backbone.modeling_sslim import SslimModel
+from sslim.audio.batch import Batch
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import UNITS
 from sslim.cost import Widths
-from sslim.distill.task import JointTask, check_layers, default_layers
+from sslim.distill.mapping import check_layers, default_layers
+from sslim.distill.task import Task
 from sslim.errors import BudgetError, ConfigError
 from sslim.plan import PruningPlan
 from sslim.prune.budget import Budget, Limit
 from sslim.prune.decision import closed_for_good, decide, plan_with
 from sslim.prune.gates import Gates, open_probability
-from tests.models import CASES, tiny_teacher
+from sslim.prune.student import GatedStudent
+from sslim.train.processes import Processes
+from sslim.train.step import Step
+from tests.models import CASES
+from tests.tasks import KINDS, budget_of, gated_task, one_limit, teacher
 
-KINDS = ("conv", "head", "ffn")
-
-
-def teacher(family: str = "hubert", size: str = "base", **changes: Any) -> SslimModel:
-    dense = tiny_teacher(family, size, **changes)
-    return build(dense.config, dense.state_dict(), "", "test")
-
-
-def budget_of(model: SslimModel, share: float, quantity: str = "parameters") -> Budget:
-    shape = shape_of(model)
-    dense = PruningPlan.dense(shape).count(shape, quantity)
-    return one_limit(quantity, int(share * dense), model)
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-def one_limit(quantity: str, limit: int, model: SslimModel) -> Budget:
-    return Budget.of({quantity: limit}, plan_of(model), table_of(model))
+def under_gates(task: Task) -> GatedStudent:
+    assert isinstance(task.student, GatedStudent)
+    return task.student
 
 
-def joint_task(model: SslimModel, kinds: tuple[str, ...] = KINDS, **changes: Any) -> JointTask:
-    settings: dict[str, Any] = {
-        "budget": budget_of(model, 0.4),
-        "kinds": kinds,
-        "gate_learning_rate": 0.02,
-        "sparsity_warmup": 2,
-        "seed": 3,
-        "layers": (0, 1, 3),
-        "learning_rate": 1e-3,
-        "normalise_waveform": False,
-    } | changes
-    return JointTask(model, copy.deepcopy(model), **settings)
+def step_of(task: Task) -> Step:
+    return Step(task, ALONE, precision=torch.float32, clip_norm=10.0)
 
 
-def step(
-    task: JointTask, optimiser: torch.optim.Optimizer, update: int, audio: torch.Tensor
-) -> float:
-    task.begin_update(update)
-    optimiser.zero_grad()
-    loss = task(audio)["loss"] + task.constraint()["loss"]
-    loss.backward()
-    optimiser.step()
-    return float(loss.detach())
+def loss_of(step: Step, update: int, audio: torch.Tensor) -> float:
+    """Makes an update on one batch; the loss before it, the constraint included."""
+    figures = step(update, 1.0, [Batch(audio, ("clip",) * len(audio))])
+    return float(figures["loss"] + figures["constraint"])
 
 
-def without_closed(task: JointTask, multiple: int = 1, budget: Budget | None = None) -> PruningPlan:
+def without_closed(
+    student: GatedStudent, multiple: int = 1, budget: Budget | None = None
+) -> PruningPlan:
     """What is left when a chance to shrink comes between two updates."""
-    return closed_for_good(task.gates, budget or task.budget, multiple, task.sample())
+    return closed_for_good(student.gates, budget or student.budget, multiple, student.sample())
 
 
-def close_some(task: JointTask, seed: int = 0) -> None:
+def close_some(student: GatedStudent, seed: int = 0) -> None:
     """Closes about half of all units for good."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        closed = torch.rand(task.gates.log_alpha.shape, generator=generator) < 0.5
-        task.gates.log_alpha[closed] = -25.0
+        closed = torch.rand(student.gates.log_alpha.shape, generator=generator) < 0.5
+        student.gates.log_alpha[closed] = -25.0
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)
@@ -83,20 +64,22 @@ def test_shrinking_changes_nothing(family: str, size: str) -> None:
     """Weights, gates and moments go together: the same loss on the same batch, now and ten steps on."""
     torch.manual_seed(0)
     audio = torch.randn(2, 2400)
-    task = joint_task(teacher(family, size))
-    close_some(task)
-    optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
+    step = step_of(gated_task(teacher(family, size)))
+    student = under_gates(step.task)
+    close_some(student)
     for update in range(3):
-        step(task, optimiser, update, audio)
-    twin, twin_optimiser = copy.deepcopy((task, optimiser))
-    plan = without_closed(task)
-    before = sum(weight.numel() for weight in task.student.parameters())
-    task.shrink(plan, optimiser)
-    after = sum(weight.numel() for weight in task.student.parameters())
-    assert after == plan.parameters(shape_of(task.student)) < 0.8 * before
+        loss_of(step, update, audio)
+    twin = copy.deepcopy(step)
+    plan = without_closed(student)
+    before = sum(weight.numel() for weight in student.model.parameters())
+    step.follow(student.shrink(plan))
+    after = sum(weight.numel() for weight in student.model.parameters())
+    assert after == plan.parameters(shape_of(student.model)) < 0.8 * before
+    trained = {weight for group in step.optimiser.param_groups for weight in group["params"]}
+    assert trained == set(step.task.parameters()) >= set(step.optimiser.state)
     for update in range(3, 8):
-        small = step(task, optimiser, update, audio)
-        large = step(twin, twin_optimiser, update, audio)
+        small = loss_of(step, update, audio)
+        large = loss_of(twin, update, audio)
         assert small == pytest.approx(large, abs=1e-5 if update == 3 else 1e-4)
 
 
@@ -104,42 +87,42 @@ def test_units_that_are_open_in_this_update_stay() -> None:
     """Gates that open now and then: the cut leaves the loss of the update at hand as it was."""
     torch.manual_seed(0)
     audio = torch.randn(2, 2400)
-    task = joint_task(teacher(), shrink_every=1, shrink_multiple=1)
+    batch = Batch(audio, ("one", "two"))
+    task = gated_task(teacher(), shrink_every=1, shrink_multiple=1)
+    student = under_gates(task)
     with torch.no_grad():
-        task.gates.log_alpha[::2] = -6.5
+        student.gates.log_alpha[::2] = -6.5
     assert float(open_probability(torch.tensor(-6.5))) == pytest.approx(0.0074, abs=1e-3)
-    optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
     opened = 0
     for update in range(1, 30):
         task.begin_update(update)
-        opened = int((task.sample()[::2] > 0).sum())
+        opened = int((student.sample()[::2] > 0).sum())
         if opened:
             break
     assert opened, "no update in which one of them opens"
     with torch.no_grad():
-        before = float(task(audio)["loss"])
-        closed = len(task.gates.log_alpha[::2])
-        assert task.after_update(update, optimiser)
-        assert task.gates.origin.numel() == task.gates.total - closed + opened
+        before = float(task(batch)["loss"])
+        closed = len(student.gates.log_alpha[::2])
+        assert task.after_update(update)
+        assert student.gates.origin.numel() == student.gates.total - closed + opened
         task.begin_update(update)  # the same noise, for the units that are left
-        assert float(task(audio)["loss"]) == pytest.approx(before, abs=1e-5)
+        assert float(task(batch)["loss"]) == pytest.approx(before, abs=1e-5)
 
 
 def test_shrinking_without_moving_the_moments_is_noticed() -> None:
     """The corrupted twin: forgetting the optimiser's state must show in the next losses."""
     torch.manual_seed(0)
     audio = torch.randn(2, 2400)
-    task = joint_task(teacher())
-    close_some(task)
-    optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
+    step = step_of(gated_task(teacher()))
+    student = under_gates(step.task)
+    close_some(student)
     for update in range(3):
-        step(task, optimiser, update, audio)
-    twin, twin_optimiser = copy.deepcopy((task, optimiser))
-    task.shrink(without_closed(task), optimiser)
-    optimiser.state.clear()
+        loss_of(step, update, audio)
+    twin = copy.deepcopy(step)
+    step.follow(student.shrink(without_closed(student)))
+    step.optimiser.state.clear()
     off = [
-        abs(step(task, optimiser, update, audio) - step(twin, twin_optimiser, update, audio))
-        for update in range(3, 8)
+        abs(loss_of(step, update, audio) - loss_of(twin, update, audio)) for update in range(3, 8)
     ]
     assert max(off) > 1e-4
 
@@ -147,17 +130,18 @@ def test_shrinking_without_moving_the_moments_is_noticed() -> None:
 def test_a_checkpoint_of_a_shrunk_student_fits_a_fresh_task() -> None:
     torch.manual_seed(0)
     model = teacher("wavlm")
-    task = joint_task(model)
-    close_some(task)
+    task = gated_task(model)
+    student = under_gates(task)
+    close_some(student)
     task.begin_update(0)
-    task.shrink(without_closed(task, multiple=8), torch.optim.AdamW(task.parameter_groups()))
-    fresh = joint_task(model)
+    student.shrink(without_closed(student, multiple=8))
+    fresh = gated_task(model)
     fresh.restructure(task.structure())
     fresh.load_state_dict(task.state_dict())
-    audio = torch.randn(1, 2000)
+    batch = Batch(torch.randn(1, 2000), ("one",))
     task.begin_update(7)
     fresh.begin_update(7)
-    assert float(fresh(audio)["loss"].detach()) == float(task(audio)["loss"].detach())
+    assert float(fresh(batch)["loss"].detach()) == float(task(batch)["loss"].detach())
 
 
 @pytest.mark.parametrize("quantity", ["parameters", "macs"])
@@ -165,27 +149,26 @@ def test_shrinking_after_an_overshoot_leaves_room_for_the_budget(quantity: str) 
     """What is removed cannot come back, so the student never shrinks below what the user asked for."""
     model = teacher()
     budget = budget_of(model, 0.5, quantity)
-    task = joint_task(model, budget=budget)
+    student = under_gates(gated_task(model, budget=budget))
     with torch.no_grad():
-        task.gates.log_alpha.fill_(-25.0)
-        task.gates.log_alpha[::9] = 8.0
-    optimiser = torch.optim.AdamW(task.parameter_groups())
-    task.begin_update(0)
-    smallest = without_closed(task, budget=one_limit(quantity, 1, model))
-    assert smallest.count(task.gates.layout.shape, quantity) < 0.8 * budget.limits[0].limit
-    task.shrink(without_closed(task), optimiser)
-    left = task.gates.plan.count(task.gates.layout.shape, quantity)
+        student.gates.log_alpha.fill_(-25.0)
+        student.gates.log_alpha[::9] = 8.0
+    student.begin_update(0)
+    smallest = without_closed(student, budget=one_limit(quantity, 1, model))
+    assert smallest.count(student.gates.layout.shape, quantity) < 0.8 * budget.limits[0].limit
+    student.shrink(without_closed(student))
+    left = student.gates.plan.count(student.gates.layout.shape, quantity)
     assert left >= budget.limits[0].limit
-    assert 0.0 <= budget.unused(task.decide().plan) <= 0.01
+    assert 0.0 <= budget.unused(student.decide().plan) <= 0.01
 
 
 def test_kept_sizes_are_rounded_up() -> None:
-    task = joint_task(teacher())
-    close_some(task)
-    task.begin_update(0)
-    plan = without_closed(task, multiple=8)
-    exact = without_closed(task, multiple=1)
-    sizes = task.gates.layout.shape.conv_channels
+    student = under_gates(gated_task(teacher()))
+    close_some(student)
+    student.begin_update(0)
+    plan = without_closed(student, multiple=8)
+    exact = without_closed(student, multiple=1)
+    sizes = student.gates.layout.shape.conv_channels
     for rounded, kept, size in zip(plan.conv, exact.conv, sizes, strict=True):
         assert set(kept) <= set(rounded)
         assert len(rounded) % 8 == 0 or len(rounded) == size
@@ -329,8 +312,7 @@ def test_several_limits_hold_together(family: str, size: str) -> None:
         limits = Budget.of(counted, plan, layout).limits
         budget = Budget((*limits, Limit(measured, shares[2] * whole, whole)))
         budget.check(plan, layout, KINDS)
-        task = joint_task(model, budget=budget)
-        decided = task.decide().plan
+        decided = under_gates(gated_task(model, budget=budget)).decide().plan
         left = [limit.unused(decided) for limit in budget.limits]
         assert min(left) >= 0.0
         coarse = left.index(min(left)) == 2  # a head is half a millisecond of few
@@ -345,17 +327,17 @@ def test_several_limits_pull_together_in_training() -> None:
     plan, layout = plan_of(model), table_of(model)
     counts = {name: plan.count(layout.shape, name) for name in ("parameters", "macs")}
     limits = {"parameters": int(0.3 * counts["parameters"]), "macs": int(0.6 * counts["macs"])}
-    both = joint_task(model, budget=Budget.of(limits, plan, layout))
+    both = under_gates(gated_task(model, budget=Budget.of(limits, plan, layout)))
     alone = [
-        joint_task(model, budget=Budget.of({name: limit}, plan, layout))
+        under_gates(gated_task(model, budget=Budget.of({name: limit}, plan, layout)))
         for name, limit in limits.items()
     ]
-    for task in (both, *alone):
+    for student in (both, *alone):
         with torch.no_grad():
-            task.multipliers.fill_(0.7)
-        task.begin_update(5)
-        task.constraint()["loss"].backward()
-    gradients = [task.gates.log_alpha.grad for task in (both, *alone)]
+            student.multipliers.fill_(0.7)
+        student.begin_update(5)
+        student.constraint()["loss"].backward()
+    gradients = [student.gates.log_alpha.grad for student in (both, *alone)]
     assert torch.allclose(gradients[0], gradients[1] + gradients[2], atol=1e-6)
     assert torch.equal(both.multipliers.grad[:, :1], alone[0].multipliers.grad)
     assert torch.equal(both.multipliers.grad[:, 1:], alone[1].multipliers.grad)

@@ -23,18 +23,20 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoConfig
 
+from sslim.audio.batch import Batch
 from sslim.backbone.convert import convert
 from sslim.backbone.families import build
 from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.cost import Widths, parameters
-from sslim.distill.task import JointTask
 from sslim.layout import Axis, ModelShape, layout_of
 from sslim.plan import PruningPlan
 from sslim.prune.budget import Budget, Limit
 from sslim.prune.decision import Decision, decide, open_units, plan_with
 from sslim.prune.gates import GatedModel, Gates, open_probability, stretch
+from sslim.prune.student import GatedStudent
 from sslim.prune.surgery import cut
+from tests.tasks import gated_states, task_of
 
 GOLDEN = Path(os.environ.get("SSLIM_GOLDEN", Path(__file__).parent / "golden"))
 FIXTURES = sorted(path.parent.name for path in GOLDEN.glob("*/meta.json"))
@@ -260,8 +262,8 @@ def test_masked_and_pruned_hidden_states(
     if corrupted:
         corrupt(model)
     decision = own_decision(gates)
-    gated = GatedModel(model, gates).eval()
-    masked = gated(decision.values, recording.waveforms())
+    gated = GatedModel(model.eval(), gates)
+    masked = gated_states(gated, decision.values, recording.waveforms())
     small = cut(model, decision.plan, gated.folded_state(decision.values)).eval()
     pruned = small.distillation_features(recording.waveforms())
     padded = small.distillation_features(*recording.padded())
@@ -329,19 +331,17 @@ def test_ten_training_steps(
     dense = PruningPlan.dense(shape).parameters(shape)
 
     limit = Limit(ReferenceCost(student), (1.0 - plan["target"]) * dense, dense)
-    task = JointTask(
-        recording.model(),
+    gated = GatedStudent(
         student,
-        budget=Budget((limit,)),
-        kinds=("head", "ffn"),
+        Budget((limit,)),
+        ("head", "ffn"),
+        normalises=False,
         gate_learning_rate=plan["gate_lr"],
         sparsity_warmup=plan["warmup"],
         seed=0,
-        layers=plan["layers"],
-        learning_rate=plan["lr"],
-        normalise_waveform=False,
     )
-    axes = task.gates.axes
+    task = task_of(recording.model(), gated, layers=tuple(plan["layers"]), learning_rate=plan["lr"])
+    axes = gated.gates.axes
 
     def recorded(prefix: str) -> torch.Tensor:
         return torch.cat([recording.tensors[f"{prefix}.{reference(axis)}"] for axis in axes])
@@ -349,11 +349,11 @@ def test_ten_training_steps(
     def noise(seed: int, update: int) -> torch.Tensor:
         return recorded(f"train.u.{update}")
 
-    monkeypatch.setattr(task.gates, "noise", noise, raising=False)
+    monkeypatch.setattr(gated.gates, "noise", noise, raising=False)
     with torch.no_grad():
-        task.gates.log_alpha.copy_(recorded("train.log_alpha0"))
+        gated.gates.log_alpha.copy_(recorded("train.log_alpha0"))
     if corrupted:
-        task.gate_learning_rate *= 1.5
+        gated.gate_learning_rate *= 1.5
     optimiser = torch.optim.AdamW(task.parameter_groups(), weight_decay=0.0)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     waveforms = recording.tensors["waveforms"][:2, : int(recording.tensors["lengths"][1])]
@@ -363,9 +363,9 @@ def test_ten_training_steps(
     for step, expected in enumerate(plan["steps"]):
         task.begin_update(step)
         optimiser.zero_grad()
-        assert task.target_sparsities == pytest.approx([expected["sparsity_target"]])
-        first, second = task.multipliers[:, 0].tolist()
-        parts = task(waveforms)
+        assert gated.target_sparsities == pytest.approx([expected["sparsity_target"]])
+        first, second = gated.multipliers[:, 0].tolist()
+        parts = task(Batch(waveforms, ("one", "two")))
         constraint = task.constraint()
         (parts["loss"] + constraint["loss"]).backward()
         torch.nn.utils.clip_grad_norm_(parameters, plan["clip"])
@@ -375,7 +375,7 @@ def test_ten_training_steps(
         off["sparsity"].append(abs(float(constraint["sparsity"]) - expected["sparsity_expected"]))
         off["lambda"] += [abs(first - expected["lambda1"]), abs(second - expected["lambda2"])]
         optimiser.step()
-    end = float((task.gates.log_alpha.detach() - recorded("train.log_alpha_end")).abs().max())
+    end = float((gated.gates.log_alpha.detach() - recorded("train.log_alpha_end")).abs().max())
     if corrupted:
         assert max(off["sparsity"]) > 1e-4
         assert end > 1e-3

@@ -20,11 +20,12 @@ import soundfile
 import torch
 from torch import nn
 
+from sslim.audio.batch import Batch
 from sslim.backbone.families import our_config
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.cli import run as command_line
-from sslim.distill.cache import TRIALS, TargetCache
-from sslim.distill.task import DistillationTask
+from sslim.distill.cache import TargetCache
+from sslim.distill.task import Task
 from sslim.errors import ConfigError, OutputError, TrainingError
 from sslim.report.runs import find_runs
 from sslim.runs.state import RunState, read_state
@@ -35,6 +36,7 @@ from sslim.train.step import Step
 from sslim.train.tracking import Trackers
 from tests.conftest import SOURCE
 from tests.models import tiny_config, tiny_teacher
+from tests.tasks import plain_task
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -51,7 +53,8 @@ class Regression(nn.Module):
         self.poison: int | None = None
         self.update = 0
 
-    def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        waveforms = batch.waveforms
         self.seen.append(len(waveforms))
         if self.fits is not None and len(waveforms) > self.fits:
             # What a CPU's allocator does; the task asks it for more than any machine has.
@@ -73,8 +76,8 @@ class Regression(nn.Module):
     def report(self) -> dict[str, float]:
         return {}
 
-    def after_update(self, update: int, optimiser: torch.optim.Optimizer) -> bool:
-        return False
+    def after_update(self, update: int) -> tuple[()]:
+        return ()
 
     def structure(self) -> dict[str, Any]:
         return {}
@@ -87,21 +90,26 @@ def step_of(task: Any, **settings: Any) -> Step:
     return Step(task, ALONE, precision=torch.float32, clip_norm=10.0, **settings)
 
 
+def batch_of(waveforms: torch.Tensor) -> Batch:
+    return Batch(waveforms, tuple(f"clip {row}" for row in range(len(waveforms))))
+
+
 def test_how_an_update_is_cut_does_not_matter() -> None:
     torch.manual_seed(1)
     audio = torch.randn(6, 8)
     whole, parts = Regression(), Regression()
     first, second = step_of(whole), step_of(parts)
     for update in range(5):
-        one = first(update, 1.0, [audio])
-        other = second(update, 1.0, [audio[:1], audio[1:4], audio[4:]])
+        one = first(update, 1.0, [batch_of(audio)])
+        parts_of_it = [batch_of(part) for part in (audio[:1], audio[1:4], audio[4:])]
+        other = second(update, 1.0, parts_of_it)
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
     assert torch.allclose(whole.map.weight, parts.map.weight, atol=1e-6)
 
 
 def test_out_of_memory_halves_the_batch_and_changes_nothing() -> None:
     torch.manual_seed(1)
-    audio = torch.randn(8, 8)
+    audio = batch_of(torch.randn(8, 8))
     said: list[str] = []
     roomy, tight = Regression(), Regression(fits=2)
     first, second = step_of(roomy), step_of(tight, on_warning=said.append)
@@ -117,18 +125,18 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing() -> None:
 
 def test_out_of_memory_with_one_clip_is_a_sentence() -> None:
     with pytest.raises(TrainingError, match=r"one clip of .* does not fit.*audio.max_seconds"):
-        step_of(Regression(fits=0))(0, 1.0, [torch.randn(2, 8)])
+        step_of(Regression(fits=0))(0, 1.0, [batch_of(torch.randn(2, 8))])
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        step_of(Regression())(0, 1.0, [torch.randn(2, 7)])
+        step_of(Regression())(0, 1.0, [batch_of(torch.randn(2, 7))])
 
 
 def test_from_a_bad_update_on_nothing_moves() -> None:
     task = Regression()
     step = step_of(task)
-    audio = torch.randn(4, 8)
+    audio = batch_of(torch.randn(4, 8))
     step(0, 1.0, [audio])
     good = task.map.weight.detach().clone()
     moments = [value.clone() for state in step.optimiser.state.values() for value in state.values()]
@@ -143,10 +151,11 @@ def test_from_a_bad_update_on_nothing_moves() -> None:
 
 def test_dropout_depends_on_the_update_alone() -> None:
     class Noisy(Regression):
-        def forward(self, waveforms: torch.Tensor) -> dict[str, torch.Tensor]:
-            return super().forward(nn.functional.dropout(waveforms, 0.5))
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            heard = nn.functional.dropout(batch.waveforms, 0.5)
+            return super().forward(Batch(heard, batch.identities))
 
-    audio = torch.randn(4, 8)
+    audio = batch_of(torch.randn(4, 8))
 
     def losses(updates: range) -> list[float]:
         step = step_of(Noisy())
@@ -161,15 +170,9 @@ def test_dropout_depends_on_the_update_alone() -> None:
 # --- memory ----------------------------------------------------------------------------------------
 
 
-def distillation() -> DistillationTask:
+def distillation() -> Task:
     teacher, student = (SslimModel(our_config(tiny_config("hubert"))) for _ in range(2))
-    return DistillationTask(
-        teacher,
-        student,
-        layers=(0, 1, 2, 3),
-        learning_rate=1e-3,
-        normalise_waveform=False,
-    )
+    return plain_task(teacher, student, layers=(0, 1, 2, 3))
 
 
 def test_seconds_that_fit_follow_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,48 +209,41 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
 
 def test_targets_are_the_same_from_disk_and_from_the_teacher(tmp_path: Path) -> None:
     task = distillation()
-    plain = task.targets(torch.ones(1, 4000))
-    task.cache = TargetCache(tmp_path, 10**9)
+    teacher, names = task.teacher, task.teacher_reads
+    teacher.cache = TargetCache(tmp_path, 10**9)
     torch.manual_seed(0)
     audio, other = torch.randn(2, 4000), torch.randn(2, 4000)
-    computed = task.targets(audio)
-    read = task.targets(audio)
-    assert (task.cache.computed, task.cache.read) == (1, 1)
-    assert all(torch.equal(a, b) for a, b in zip(computed, read, strict=True))
-    assert not torch.equal(task.targets(other)[0], read[0])
-    assert len(plain) == len(read) == 4
-    task.cache = None
-    exact = task.targets(audio)
-    assert all(torch.allclose(a, b.float(), rtol=2**-8) for a, b in zip(exact, read, strict=True))
+    computed = teacher.read(audio, names)
+    read = teacher.read(audio, names)
+    assert (teacher.cache.computed, teacher.cache.read) == (1, 1)
+    assert list(read) == list(computed) == ["front", "layer.1", "layer.2", "layer.3"]
+    assert all(torch.equal(computed[name], read[name]) for name in names)
+    # Everything that the states follow from is in the key: the audio, and which states are asked for.
+    assert not torch.equal(teacher.read(other, names)["front"], read["front"])
+    assert list(teacher.read(audio, ["layer.2"])) == ["layer.2"]
+    assert (teacher.cache.computed, teacher.cache.read) == (3, 1)
+    exact = teacher.compute(audio, names)
+    assert all(torch.allclose(exact[name], read[name].float(), rtol=2**-8) for name in names)
 
 
 def test_the_cache_keeps_within_its_bound_and_survives_damage(tmp_path: Path) -> None:
     batch = [torch.ones(1, 1000) * index for index in range(3)]
     size = 2 * 500
 
-    def compute() -> list[torch.Tensor]:
-        return [torch.full((500,), 0.5)]
+    def compute() -> dict[str, torch.Tensor]:
+        return {"front": torch.full((500,), 0.5)}
 
     cache = TargetCache(tmp_path, 2 * size)
     for waveforms in batch:
-        cache.targets(waveforms, compute)
+        cache.targets(waveforms, ["front"], compute)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) == 2
     files[0].write_bytes(files[0].read_bytes()[:20])
     again = TargetCache(tmp_path, 10**6)
     for waveforms in batch:
-        assert torch.equal(again.targets(waveforms, compute)[0], compute()[0].bfloat16())
+        read = again.targets(waveforms, ["front"], compute)["front"]
+        assert torch.equal(read, compute()["front"].bfloat16())
     assert (again.read, again.computed) == (1, 2)
-
-
-def test_a_cache_slower_than_the_teacher_is_left_alone(tmp_path: Path) -> None:
-    cache = TargetCache(tmp_path, 10**9)
-    cache.read = cache.computed = TRIALS
-    cache.seconds_reading, cache.seconds_computing = 2.0, 1.0
-    assert not cache.worthwhile
-    state = cache.targets(torch.ones(1, 500), lambda: [torch.full((3,), 1 / 3)])
-    assert torch.equal(state[0], torch.full((3,), 1 / 3).bfloat16()), "the numbers do not change"
-    assert not list(tmp_path.iterdir())
 
 
 # --- processes ---------------------------------------------------------------------------------------

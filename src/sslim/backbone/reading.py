@@ -1,7 +1,7 @@
 """What a model says of a batch, by name: `front`, the output of the feature projection, or `layer.4`.
 
-The names are DPHuBERT's numbering in words: its layer 0 is the front. They are not the indices of transformers'
-`hidden_states`, where 0 is the input of the first layer, positions added.
+The names are DPHuBERT's numbering in words: its layer 0 is the front. They are not the indices of
+transformers' `hidden_states`, where 0 is the input of the first layer, positions added.
 """
 
 from __future__ import annotations

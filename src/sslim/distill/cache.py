@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,9 +19,6 @@ from safetensors.torch import load_file, save_file
 
 from sslim.backbone.reading import Reading
 from sslim.identity import COMPUTATION
-
-TRIALS = 20
-"""Readings after which it is decided whether reading is faster than computing."""
 
 _VERSION = f"computation {COMPUTATION}".encode()
 """What another version of the computing code left in the folder of an interrupted run is not used."""
@@ -44,14 +40,6 @@ class TargetCache:
         self.room = (limit - _held(folder)) // processes
         """Bytes that this process may still write."""
         self.read = self.computed = 0
-        self.seconds_reading = self.seconds_computing = 0.0
-
-    @property
-    def worthwhile(self) -> bool:
-        """Whether reading has been faster than computing, as far as is known."""
-        if min(self.read, self.computed) < TRIALS:
-            return True
-        return self.seconds_reading / self.read < self.seconds_computing / self.computed
 
     def targets(
         self, waveforms: torch.Tensor, names: Sequence[str], compute: Callable[[], Reading]
@@ -60,9 +48,6 @@ class TargetCache:
 
         Both ways give the same numbers, so a run does not depend on what happens to be on disk.
         """
-        if not self.worthwhile:
-            return _rounded(compute())
-        began = time.perf_counter()
         samples = waveforms.detach().cpu().contiguous()
         digest = hashlib.blake2b(samples.numpy().tobytes(), digest_size=16, key=_VERSION)
         digest.update("/".join(names).encode())
@@ -72,7 +57,6 @@ class TargetCache:
                 loaded = load_file(path, device=str(waveforms.device))
                 states = {name: loaded[name] for name in names}
                 self.read += 1
-                self.seconds_reading += time.perf_counter() - began
                 return states
             except (
                 OSError,
@@ -80,10 +64,8 @@ class TargetCache:
                 KeyError,
             ):  # half a file that a kill left, or gone meanwhile
                 pass
-        began = time.perf_counter()
         states = _rounded(compute())
         self.computed += 1
-        self.seconds_computing += time.perf_counter() - began
         self._keep(path, states)
         return states
 

@@ -21,7 +21,7 @@ class View:
 
 
 Views = Callable[[Batch, int], View]
-"""A batch on the device and the update it belongs to -> the view; all that is random in it follows from these."""
+"""A batch on the device and its update -> the view; all that is random in it follows from these."""
 
 
 def same(batch: Batch, update: int) -> View:

@@ -1,4 +1,4 @@
-"""Plain distillation: the student's last layer predicts layers of its teacher (DistilHuBERT, Chang et al. 2022)."""
+"""Plain distillation: the last layer predicts layers of the teacher (DistilHuBERT, Chang et al. 2022)."""
 
 from __future__ import annotations
 
