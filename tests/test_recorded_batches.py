@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslim.audio import UpdateSampler, read_source
+from sslim.audio import read_source
 from sslim.audio.batch import Batch
-from sslim.audio.batching import Batches, UpdateStream
-from sslim.audio.shards import ShardBatches, StreamSettings, find_shards
+from sslim.audio.batching import UpdateStream
+from sslim.audio.files import Files
+from sslim.audio.shards import find_shards
+from sslim.audio.source import Source, StreamSettings
 
 RECORDED = Path(__file__).parent / "recorded" / "batches.json"
 CASES = {
@@ -84,37 +86,10 @@ def shards(folder: Path) -> Path:
 
 
 def updates(path: Path, case: dict[str, object], first: int, last: int) -> UpdateStream:
-    settings = {**SETTINGS, **case}
-    if path.is_dir():
-        found = find_shards(path)
-        stream = StreamSettings(
-            settings["seconds_per_update"] / settings["processes"],
-            settings["seconds_per_batch"],
-            0.3,
-            settings["max_seconds"],
-            settings["seed"],
-            settings["rank"],
-            settings["processes"],
-        )
-        return ShardBatches(found, stream, first_update=first, last_update=last)
-    manifest = read_source(path, min_seconds=0.3)
-    sampler = UpdateSampler(
-        [utterance.seconds for utterance in manifest.utterances],
-        seconds_per_update=settings["seconds_per_update"],
-        seconds_per_batch=settings["processes"] * settings["seconds_per_batch"],
-        max_seconds=settings["max_seconds"],
-        seed=settings["seed"],
-        alike=settings["fixed_crops"],
-    )
-    return Batches(
-        manifest,
-        sampler,
-        first_update=first,
-        last_update=last,
-        max_seconds=settings["max_seconds"],
-        rank=settings["rank"],
-        processes=settings["processes"],
-    )
+    source: Source | None = find_shards(path, min_seconds=0.3)
+    source = source or Files(read_source(path, min_seconds=0.3))
+    settings = StreamSettings(**{**SETTINGS, **case})
+    return UpdateStream(source.datasets(settings, first, last))
 
 
 def digests(stream: Iterable[tuple[int, list[Batch]]], folder: Path) -> list[str]:
