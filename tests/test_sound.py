@@ -19,8 +19,8 @@ import soundfile
 from sslim.audio import Manifest, Utterance, check_contents, load_audio, loading, read_source
 from sslim.audio.batching import collate
 from sslim.audio.blocks import duration, read_blocks
+from sslim.audio.discovery import find_files
 from sslim.audio.loading import crop, load_crop
-from sslim.audio.sources import find_files
 from sslim.errors import AudioError
 
 
