@@ -16,20 +16,31 @@ import soundfile
 
 from sslim.audio import Skipped, read_source
 from sslim.audio.archives import Clip
-from sslim.audio.shards import Shards, find_shards, first_clips
+from sslim.audio.files import Files
+from sslim.audio.shards import Shards, find_shards
 from sslim.errors import AudioError
-from tests.test_shards import heard, noise, same, shar, wav, webdataset, write_tar
+from tests.test_shards import (
+    MIN_SECONDS,
+    heard,
+    no_loss,
+    noise,
+    same,
+    shar,
+    wav,
+    webdataset,
+    write_tar,
+)
 
 
 def found(path: Path) -> Shards:
-    shards = find_shards(path)
+    shards = find_shards(path, MIN_SECONDS)
     assert shards is not None
     return shards
 
 
 def items(path: Path) -> tuple[list[Clip], list[Skipped]]:
     shards = found(path)
-    everything = list(shards.clips(list(range(len(shards.shards)))))
+    everything = list(shards.clips())
     return (
         [item for item in everything if isinstance(item, Clip)],
         [item for item in everything if isinstance(item, Skipped)],
@@ -330,13 +341,25 @@ def test_crops_of_clips_are_those_of_the_whole(tmp_path: Path) -> None:
             assert np.abs(part - wanted).max() <= (0 if rate == 16_000 else 1e-6)
 
 
-def test_first_clips_pass_over_what_cannot_be_read(tmp_path: Path) -> None:
+def test_what_is_measured_on_is_spread_and_what_is_lost_is_said(tmp_path: Path) -> None:
     for number in range(4):
         soundfile.write(tmp_path / f"{number}.wav", noise(1.0, number), 16_000)
-    manifest = read_source(tmp_path)
+    source = Files(read_source(tmp_path))
+    first, _, third, _ = source.waveforms(4, 9.0, no_loss)
+    for chosen, wanted in zip(source.waveforms(2, 9.0, no_loss), (first, third), strict=True):
+        assert np.array_equal(chosen, wanted)
+    assert [len(clip) for clip in source.waveforms(4, 0.5, no_loss)] == [8000] * 4
     (tmp_path / "1.wav").unlink()
-    assert len(list(first_clips(manifest, 2))) == 2
-    assert len(list(first_clips(manifest, 9))) == 3
+    lost: list[Skipped] = []
+    assert len(list(source.waveforms(9, 9.0, lost.append))) == 3
+    assert [Path(item.path).name for item in lost] == ["1.wav"]
+
+
+def test_shards_are_measured_on_what_can_be_decoded(tmp_path: Path) -> None:
+    members = {f"{number}.wav": wav(noise(0.5, number)) for number in range(3)}
+    short = wav(noise(0.1, 9))
+    write_tar(tmp_path / "0.tar", {"no.wav": b"not audio", "short.wav": short, **members})
+    assert [len(clip) for clip in found(tmp_path).waveforms(9, 9.0, no_loss)] == [8000] * 3
 
 
 def test_shards_know_what_they_hold(tmp_path: Path) -> None:

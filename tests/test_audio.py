@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sslim.audio import Manifest, Skipped, UpdateSampler, load_audio, loading, read_source
-from sslim.audio.batching import Batches, collate
+from sslim.audio.batching import UpdateStream, collate
+from sslim.audio.files import Files
+from sslim.audio.loading import load_crop
 from sslim.audio.manifest import content_identity
+from sslim.audio.source import StreamSettings
 from sslim.errors import AudioError
 
 
@@ -284,10 +287,9 @@ def corpus(tmp_path: Path, count: int = 12) -> Manifest:
 
 
 def collect(manifest: Manifest, first: int, last: int, workers: int, lost: list[Skipped]) -> Any:
-    seconds = [utterance.seconds for utterance in manifest.utterances]
-    sampler = UpdateSampler(seconds, seconds_per_update=4, seconds_per_batch=2, seed=1)
-    settings = {"first_update": first, "last_update": last, "workers": workers}
-    with Batches(manifest, sampler, max_seconds=1.0, on_lost=lost.append, **settings) as stream:
+    settings = StreamSettings(seconds_per_update=4, seconds_per_batch=2, max_seconds=1.0, seed=1)
+    datasets = Files(manifest).datasets(settings, first, last)
+    with UpdateStream(datasets, workers=workers, on_lost=lost.append) as stream:
         return list(stream)
 
 
@@ -336,12 +338,12 @@ def test_when_everything_vanishes_the_run_stops_with_a_sentence(
 
 def test_crops_are_as_long_as_the_shortest(tmp_path: Path) -> None:
     manifest = corpus(tmp_path)
-    batch, lost = collate(manifest.utterances[:4], max_seconds=9.0, seed="x")
+    batch, lost = collate(manifest.utterances[:4], load_crop, max_seconds=9.0, seed="x")
     assert batch is not None
     assert not lost
     assert tuple(batch.waveforms.shape) == (4, 8000)
-    again, _ = collate(manifest.utterances[:4], max_seconds=9.0, seed="x")
-    other, _ = collate(manifest.utterances[:4], max_seconds=9.0, seed="y")
+    again, _ = collate(manifest.utterances[:4], load_crop, max_seconds=9.0, seed="x")
+    other, _ = collate(manifest.utterances[:4], load_crop, max_seconds=9.0, seed="y")
     assert again is not None
     assert other is not None
     assert torch.equal(batch.waveforms, again.waveforms)
@@ -350,24 +352,31 @@ def test_crops_are_as_long_as_the_shortest(tmp_path: Path) -> None:
 
 def test_processes_share_a_batch_as_one_would_have_made_it(tmp_path: Path) -> None:
     manifest = corpus(tmp_path)
-    alone, _ = collate(manifest.utterances[2:7], max_seconds=0.6, seed="x")
+    alone, _ = collate(manifest.utterances[2:7], load_crop, max_seconds=0.6, seed="x")
     assert alone is not None
     for processes in (2, 3):
         for rank in range(processes):
             share, _ = collate(
-                manifest.utterances[2:7], max_seconds=0.6, seed="x", rank=rank, processes=processes
+                manifest.utterances[2:7],
+                load_crop,
+                max_seconds=0.6,
+                seed="x",
+                rank=rank,
+                processes=processes,
             )
             assert share is not None
             assert share.identities == alone.identities[rank::processes]
             assert torch.equal(share.waveforms, alone.waveforms[rank::processes])
-    nothing, lost = collate(manifest.utterances[:1], max_seconds=1, seed="x", rank=1, processes=2)
+    nothing, lost = collate(
+        manifest.utterances[:1], load_crop, max_seconds=1, seed="x", rank=1, processes=2
+    )
     assert nothing is None
     assert not lost
 
 
-def test_alike_epochs_have_the_same_batches_in_another_order() -> None:
+def test_fixed_crops_are_the_same_batches_in_another_order() -> None:
     seconds = np.random.default_rng(0).uniform(1, 4, 60).tolist()
-    sampler = UpdateSampler(seconds, seconds_per_update=15, seconds_per_batch=5, alike=True)
+    sampler = UpdateSampler(seconds, seconds_per_update=15, seconds_per_batch=5, fixed_crops=True)
     count = sampler.updates_per_epoch
     epochs = [
         [(sampler.update(index), sampler.crop_seed(index)) for index in range(start, start + count)]
@@ -381,8 +390,10 @@ def test_alike_epochs_have_the_same_batches_in_another_order() -> None:
     assert heard == list(range(60))
 
 
-def test_alike_data_shorter_than_an_update() -> None:
-    sampler = UpdateSampler([2.0, 3.0], seconds_per_update=50, seconds_per_batch=10, alike=True)
+def test_fixed_crops_of_data_shorter_than_an_update() -> None:
+    sampler = UpdateSampler(
+        [2.0, 3.0], seconds_per_update=50, seconds_per_batch=10, fixed_crops=True
+    )
     assert sampler.update(0) == sampler.update(4)
     assert sampler.crop_seed(0) == sampler.crop_seed(4)
 

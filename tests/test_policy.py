@@ -150,6 +150,29 @@ def test_nothing_is_unpickled_unsafely(file: Path) -> None:
             assert options.get("weights_only") == "True", f"line {node.lineno}"
 
 
+SOURCES = {"Files", "Shards", "Mixture", "Manifest"}
+
+
+def tells_sources_apart(text: str) -> list[str]:
+    """Kinds of audio sources that code asks for by class."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "type"):
+            names = {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+            names |= {item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute)}
+            found += names & SOURCES
+    return found
+
+
+def test_no_room_but_audio_tells_sources_apart() -> None:
+    for file in FILES:
+        if room_of(file) != "audio":
+            assert not tells_sources_apart(file.read_text(encoding="utf-8")), file
+    for line in ("isinstance(a, Shards)", "isinstance(a, (int, audio.Files | None))"):
+        assert tells_sources_apart(line)
+    assert not tells_sources_apart("isinstance(a, int) and Files(a)")
+
+
 def test_torchaudio_is_no_dependency() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import soundfile
 from lhotse import CutSet, Recording
 
 from sslim.audio import Skipped
-from sslim.audio.shards import ShardBatches, Shards, StreamSettings, find_shards, first_clips
+from sslim.audio.batching import UpdateStream
+from sslim.audio.shards import Shards, find_shards
+from sslim.audio.source import StreamSettings
 from sslim.errors import AudioError, ConfigError
 from sslim.recipes import resolve
 from sslim.runs.audio import part
@@ -22,9 +25,8 @@ from tests.models import tiny_teacher
 # lhotse leaves the tar files it streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
-SETTINGS = StreamSettings(
-    seconds_per_update=2.0, seconds_per_batch=1.0, min_seconds=0.2, max_seconds=1.0, seed=7
-)
+MIN_SECONDS = 0.2
+SETTINGS = StreamSettings(seconds_per_update=2.0, seconds_per_batch=1.0, max_seconds=1.0, seed=7)
 Heard = list[tuple[int, list[tuple[tuple[str, ...], np.ndarray]]]]
 
 
@@ -77,7 +79,7 @@ def shar(folder: Path, clips: int = 16) -> Path:
 @pytest.fixture(params=["webdataset", "shar"])
 def shards(request: pytest.FixtureRequest, tmp_path: Path) -> Shards:
     folder = webdataset(tmp_path / "w") if request.param == "webdataset" else shar(tmp_path)
-    found = find_shards(folder)
+    found = find_shards(folder, MIN_SECONDS)
     assert found is not None
     assert found.kind == request.param
     return found
@@ -92,18 +94,16 @@ def heard(
     workers: int = 0,
 ) -> Heard:
     missing: list[Skipped] = [] if lost is None else lost
-    with ShardBatches(
-        shards,
-        settings,
-        first_update=first,
-        last_update=last,
-        workers=workers,
-        on_lost=missing.append,
-    ) as stream:
+    datasets = shards.datasets(settings, first, last)
+    with UpdateStream(datasets, workers=workers, on_lost=missing.append) as stream:
         return [
             (update, [(batch.identities, batch.waveforms.numpy()) for batch in batches])
             for update, batches in stream
         ]
+
+
+def no_loss(item: Skipped) -> None:
+    raise AssertionError(item)
 
 
 def same(one: Heard, other: Heard) -> bool:
@@ -121,10 +121,7 @@ def test_a_stream_is_a_function_of_its_seed(shards: Shards) -> None:
     assert [update for update, _ in whole] == list(range(12))
     assert same(whole, heard(shards))
     assert same(whole, heard(shards, workers=1))
-    other = StreamSettings(
-        seconds_per_update=2.0, seconds_per_batch=1.0, min_seconds=0.2, max_seconds=1.0, seed=8
-    )
-    assert not same(whole, heard(shards, other))
+    assert not same(whole, heard(shards, replace(SETTINGS, seed=8)))
 
 
 def test_a_resumed_stream_goes_on_where_it_was(shards: Shards) -> None:
@@ -134,7 +131,7 @@ def test_a_resumed_stream_goes_on_where_it_was(shards: Shards) -> None:
 def test_an_epoch_has_every_clip(shards: Shards) -> None:
     """12 updates of 2 s are two epochs or more of these 10 to 13 s."""
     names = {name for _, batches in heard(shards) for names, _ in batches for name in names}
-    everything = [item for item in shards.clips(list(range(len(shards.shards))))]
+    everything = list(shards.clips())
     assert all(not isinstance(item, Skipped) for item in everything)
     assert len(names) == len(everything)
 
@@ -150,15 +147,7 @@ def test_updates_hear_what_was_asked_for(shards: Shards) -> None:
 def test_processes_share_the_shards(shards: Shards) -> None:
     shares = []
     for rank in range(2):
-        settings = StreamSettings(
-            seconds_per_update=1.0,
-            seconds_per_batch=1.0,
-            min_seconds=0.2,
-            max_seconds=1.0,
-            seed=7,
-            rank=rank,
-            processes=2,
-        )
+        settings = replace(SETTINGS, rank=rank, processes=2)
         shares.append(heard(shards, settings, last=2))
     names = [
         {name for _, batches in share for names, _ in batches for name in names} for share in shares
@@ -171,9 +160,8 @@ def test_processes_share_the_shards(shards: Shards) -> None:
 def test_fewer_shards_than_processes_is_a_sentence(tmp_path: Path) -> None:
     found = find_shards(webdataset(tmp_path, shards=1))
     assert found is not None
-    settings = StreamSettings(1.0, 1.0, 0.2, 1.0, 0, rank=1, processes=2)
     with pytest.raises(AudioError, match="1 shards cannot be shared by 2 processes"):
-        ShardBatches(found, settings, first_update=0, last_update=1)
+        found.datasets(replace(SETTINGS, rank=1, processes=2), 0, 1)
 
 
 def test_clips_that_cannot_be_heard_are_reported(tmp_path: Path) -> None:
@@ -200,16 +188,16 @@ def test_a_torn_shard_gives_what_it_has(tmp_path: Path) -> None:
 
 
 def test_nothing_long_enough_is_a_sentence(shards: Shards) -> None:
-    settings = StreamSettings(2.0, 1.0, 5.0, 10.0, 0)
     with pytest.raises(AudioError, match=r"no clip of 5 s or more.*audio.min_seconds"):
-        heard(shards, settings)
+        heard(replace(shards, min_seconds=5.0))
 
 
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
     members = {f"{clip}.wav": wav(noise(0.5, clip, 8000), 8000) for clip in range(4)}
     found = find_shards(write_tar(tmp_path / "a.tar", members))
     assert found is not None
-    assert [len(clip) for clip in first_clips(found, 2)] == [8000, 8000]
+    assert [len(clip) for clip in found.waveforms(2, 1.0, no_loss)] == [8000, 8000]
+    assert [len(clip) for clip in found.waveforms(2, 0.25, no_loss)] == [4000, 4000]
 
 
 def test_what_is_no_sharded_source(tmp_path: Path) -> None:
@@ -277,7 +265,7 @@ def test_a_part_of_which_nothing_is_usable_is_not_held_out(tmp_path: Path) -> No
     unheard = wav(np.full(16_000, np.nan, dtype=np.float32))
     members = {f"{clip}.wav": unheard for clip in range(7)}
     write_tar(tmp_path / "a.tar", members | {"good.wav": wav(noise(0.5, 1))})
-    found = find_shards(tmp_path)
+    found = find_shards(tmp_path, MIN_SECONDS)
     assert found is not None
     said: list[str] = []
     config = resolve("paper", params="60%", settings=RUN)

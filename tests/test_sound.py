@@ -19,8 +19,8 @@ import soundfile
 from sslim.audio import Manifest, Utterance, check_contents, load_audio, loading, read_source
 from sslim.audio.batching import collate
 from sslim.audio.blocks import duration, read_blocks
+from sslim.audio.discovery import find_files
 from sslim.audio.loading import crop, load_crop
-from sslim.audio.sources import find_files
 from sslim.errors import AudioError
 
 
@@ -186,7 +186,7 @@ def test_a_flac_whose_header_lies_is_a_sentence(tmp_path: Path, samples: int) ->
     assert [item.path for item in manifest.utterances] == [str(good)]
     # in mid-run, in place of a good file: what is there may still be heard
     os.replace(path, good)
-    batch, lost = collate(manifest.utterances, max_seconds=0.5, seed="x")
+    batch, lost = collate(manifest.utterances, load_crop, max_seconds=0.5, seed="x")
     assert (batch is None) == (len(lost) == 1) == (samples != 160_000)
 
 
@@ -308,7 +308,7 @@ def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
     # in mid-run
     (tmp_path / "a.wav").unlink()
     os.mkfifo(tmp_path / "a.wav")
-    batch, lost = collate(manifest.utterances, max_seconds=0.5, seed="x")
+    batch, lost = collate(manifest.utterances, load_crop, max_seconds=0.5, seed="x")
     assert batch is None
     assert "is a pipe" in lost[0].reason
 
@@ -316,7 +316,7 @@ def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
 def test_a_file_of_another_rate_in_mid_run_is_left_out(tmp_path: Path) -> None:
     manifest = read_source(write(tmp_path / "a.wav", noise(1.0)))
     write(tmp_path / "a.wav", noise(3.0, 8000), 8000)
-    batch, lost = collate(manifest.utterances, max_seconds=0.5, seed="x")
+    batch, lost = collate(manifest.utterances, load_crop, max_seconds=0.5, seed="x")
     assert batch is None
     assert "has 8,000 Hz now, and had 16,000 Hz" in lost[0].reason
     with pytest.raises(AudioError, match="8,000 Hz now"):

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from sslim.audio import Manifest, load_audio, read_source
-from sslim.audio.sources import find_files
+from sslim.audio.discovery import find_files
 from sslim.errors import AudioError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
-from sslim.audio import Manifest, UpdateSampler, load_audio, read_source
-from sslim.audio.batching import Batches
+from sslim.audio import Manifest, load_audio, read_source
+from sslim.audio.batching import UpdateStream
+from sslim.audio.files import Files
+from sslim.audio.source import StreamSettings
 from sslim.errors import SslimError
 from sslim.evaluate.fbank import log_mel
 from sslim.train.device import choose_device, choose_precision
@@ -112,8 +114,7 @@ def train_round(
     optimiser = torch.optim.AdamW(
         parameters, lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    sampler = UpdateSampler(
-        [utterance.seconds for utterance in manifest.utterances],
+    settings = StreamSettings(
         seconds_per_update=arguments.seconds_per_update,
         seconds_per_batch=arguments.seconds_per_update,
         max_seconds=arguments.crop,
@@ -121,8 +122,7 @@ def train_round(
     )
     generator = torch.Generator().manual_seed(arguments.seed)
     began = time.perf_counter()
-    settings = {"first_update": 0, "last_update": updates, "workers": 0}
-    with Batches(manifest, sampler, max_seconds=arguments.crop, **settings) as stream:
+    with UpdateStream(Files(manifest).datasets(settings, 0, updates)) as stream:
         for update, batches in stream:
             for group in optimiser.param_groups:
                 share = learning_rate_share(update, updates, max(1, updates // 20))

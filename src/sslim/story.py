@@ -23,8 +23,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from sslim.audio.held_out import HeldOut
-from sslim.audio.shards import Shards
+from sslim.audio.source import HeldOut
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.places import find
@@ -211,7 +210,7 @@ def compress(
             return _read_result(out)
         inputs = _check(config_now, recipe, teacher, audio, where, out, bar, processes)
         if processes.main and resume:
-            shards = isinstance(inputs.audio.training, Shards)
+            shards = inputs.audio.training.divided_by_process
             go_on(out, before, inputs.record, config_now, mended, shards=shards, say=bar.say)
         elif processes.main:
             begin(out, inputs.record, inputs.audio, held, locked=locked, force=force, say=bar.say)
@@ -508,7 +507,7 @@ def _recovery_stage(
 def _measure(run: _Run, model: SslimModel, objectives: nn.ModuleDict) -> Distance:
     """The distance to the teacher on held-out audio; on training audio where nothing is held out."""
     inputs = run.inputs
-    audio = inputs.audio.held_out if inputs.audio else inputs.audio.training
+    audio = inputs.audio.held_out or inputs.audio.training
     student = PlainStudent(model, normalises=run.teacher.normalise)
     distance = measure_distance(
         _task(run, student, objectives, 0.0, cache=False),

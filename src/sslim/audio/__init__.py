@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from sslim.audio.discovery import check_contents, read_source
 from sslim.audio.loading import load_audio
 from sslim.audio.manifest import Manifest, Skipped, Utterance
 from sslim.audio.sampling import UpdateSampler
-from sslim.audio.sources import check_contents, read_source
 
 __all__ = [
     "Manifest",

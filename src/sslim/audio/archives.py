@@ -19,10 +19,10 @@ import numpy as np
 
 from sslim.audio.cuts import Cut, check_transforms, columns, parse_line
 from sslim.audio.lists import lines_of
-from sslim.audio.loading import crop, place_of, read_all, resampled
+from sslim.audio.loading import crop, examined, place_of, read_all, resampled
 from sslim.audio.manifest import Skipped
 from sslim.audio.opening import open_regular
-from sslim.audio.sound import EXTENSIONS, Examiner, Sound, reason_in, reason_of
+from sslim.audio.sound import EXTENSIONS, Sound, reason_in, reason_of
 from sslim.errors import AudioError
 from sslim.plan import SAMPLING_RATE
 
@@ -99,10 +99,7 @@ class Clip:
     def _read(self, start: int, end: int) -> np.ndarray:
         with Sound(self.data, self.identity) as sound:
             samples = read_all(sound, start, end, self.channels)
-        examiner = Examiner(self.identity, self.rate)
-        examiner.look(samples)
-        examiner.finish(end - start)
-        return samples
+        return examined(samples, self.rate, end - start, self.identity)
 
 
 def read_webdataset(shard: dict[str, str]) -> Iterator[Clip | Skipped]:

@@ -1,4 +1,4 @@
-"""Batches: utterances -> equally long crops -> tensors, decoded beside the training.
+"""Batches: clips -> equally long crops -> tensors, decoded beside the training.
 
 Crops depend on (seed, update, place in the update) alone. A file that vanishes or breaks in mid-run is left
 out of its batch and reported; only a whole update without usable audio stops the run.
@@ -10,16 +10,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sslim.audio.batch import SHORTEST, Batch
-from sslim.audio.loading import load_crop
-from sslim.audio.manifest import Manifest, Skipped, Utterance
-from sslim.audio.sampling import UpdateSampler
+from sslim.audio.manifest import Skipped
 from sslim.audio.sound import reason_in
 from sslim.errors import AudioError
 from sslim.plan import SAMPLING_RATE
@@ -31,109 +29,101 @@ has not met before, which made an update a sixth slower."""
 WORKER_GRACE = 30
 """Seconds a worker goes on after SIGTERM, so that the training can finish and save."""
 
+PATIENCE = 10
+"""Updates in a row to which one of several sources may give nothing because its files cannot be read."""
+
+Update = tuple[int, list[Batch], list[Skipped]]
+"""Its index, this process's batches, and what could not be read."""
+UpdateSet = Dataset[Update]
+
+
+class Undecoded(Protocol):
+    """Audio that is not decoded yet."""
+
+    @property
+    def identity(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        ...
+
+
+Item = TypeVar("Item", bound=Undecoded)
+
 
 def collate(
-    utterances: Sequence[Utterance],
+    clips: Sequence[Item],
+    crop: Callable[[Item, int, str], np.ndarray],
     *,
     max_seconds: float,
     seed: str,
     rank: int = 0,
     processes: int = 1,
 ) -> tuple[Batch | None, list[Skipped]]:
-    """Crops utterances to the shortest of them, at places drawn from `seed`.
+    """Crops clips to the shortest of them, at places drawn from `seed`.
 
-    Several processes share a batch: each decodes every n-th utterance, and the crops are the same as one
+    Several processes may share a batch: each decodes every n-th clip, and the crops are the same as one
     process would have made.
+
+    Args:
+        clips: of the whole batch.
+        crop: a clip, a number of samples and a seed -> that many samples at 16 kHz; may raise AudioError.
+        max_seconds: longer clips are cropped to this.
+        seed: of this batch.
+        rank: this process among those that share the batch.
+        processes: how many share it.
 
     Returns:
         The batch of this process, None where it has nothing, and what could not be read.
     """
-    length = common_length([utterance.seconds for utterance in utterances], max_seconds)
+    length = common_length([clip.seconds for clip in clips], max_seconds)
     crops: list[np.ndarray] = []
     names: list[str] = []
     lost: list[Skipped] = []
-    for place in range(rank, len(utterances), processes):
-        utterance = utterances[place]
+    for place in range(rank, len(clips), processes):
+        clip = clips[place]
         try:
-            waveform = load_crop(utterance, length, f"{seed}/{place}")
+            waveform = crop(clip, length, f"{seed}/{place}")
         except AudioError as error:
-            lost.append(Skipped(utterance.identity, reason_in(error, utterance.identity)))
+            lost.append(Skipped(clip.identity, reason_in(error, clip.identity)))
             continue
         crops.append(waveform)
-        names.append(utterance.identity)
+        names.append(clip.identity)
     if not crops:
         return None, lost
     return Batch(torch.from_numpy(np.stack(crops)), tuple(names)), lost
 
 
 def common_length(seconds: Sequence[float], max_seconds: float) -> int:
-    """Samples that a batch of such utterances is cropped to: what the shortest has, rounded down."""
+    """Samples that a batch of such clips is cropped to: what the shortest has, rounded down."""
     samples = round(min([max_seconds, *seconds]) * SAMPLING_RATE)
     if samples >= 2 * LENGTH_STEP:
         samples -= samples % LENGTH_STEP
     return max(SHORTEST, samples)
 
 
-class _Updates(Dataset[tuple[int, list[Batch], list[Skipped]]]):
-    """Update index -> its batches; what a loader's worker runs."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        sampler: UpdateSampler,
-        max_seconds: float,
-        first: int,
-        last: int,
-        rank: int,
-        processes: int,
-    ) -> None:
-        self.manifest = manifest
-        self.sampler = sampler
-        self.max_seconds = max_seconds
-        self.first = first
-        self.last = last
-        self.rank = rank
-        self.processes = processes
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __getitem__(self, place: int) -> tuple[int, list[Batch], list[Skipped]]:
-        update = self.first + place
-        batches, lost = [], []
-        for number, indices in enumerate(self.sampler.update(update)):
-            utterances = [self.manifest.utterances[index] for index in indices]
-            seed = f"{self.sampler.crop_seed(update)}/{number}"
-            batch, missing = collate(
-                utterances,
-                max_seconds=self.max_seconds,
-                seed=seed,
-                rank=self.rank,
-                processes=self.processes,
-            )
-            lost += missing
-            if batch is not None:
-                batches.append(batch)
-        return update, batches, lost
-
-
 class UpdateStream:
-    """An iterator of (update, batches) over a data set of (update, batches, lost).
+    """An iterator of (update, batches) over data sets that all give the same updates.
 
     Use it as a context manager: leaving it stops the workers.
 
     Args:
-        workers: processes that decode ahead; 0 decodes in this one.
+        datasets: of a source (`Source.datasets`); an update has the batches of each.
+        workers: processes that decode ahead, divided among the data sets; 0 decodes in this one. A stream
+            has one at most: more would have to share it and hear it in another order.
         pin_memory: whether the batches go to a GPU.
         on_lost: called with what could not be read when it should have been heard.
 
     Raises (while iterating):
-        AudioError: nothing of an update could be read.
+        AudioError: nothing of an update could be read, or nothing of one data set for a while.
     """
 
     def __init__(
         self,
-        updates: Dataset[Any],
+        datasets: Sequence[UpdateSet],
         *,
         workers: int = 0,
         pin_memory: bool = False,
@@ -141,17 +131,13 @@ class UpdateStream:
     ) -> None:
         self.seconds_waited = 0.0
         """Time the training spent waiting for audio."""
+        self.seconds_heard = [0.0] * len(datasets)
+        """Audio that each data set gave to this process."""
         self.on_lost = on_lost
-        settings: dict[str, Any] = {"prefetch_factor": 2} if workers else {}
-        self.loader: DataLoader[Any] = DataLoader(
-            updates,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=_begin_worker,
-            **settings,
-        )
-        self._iterator: Iterator[Any] | None = None
+        each = max(1, workers // len(datasets)) if workers else 0
+        self.loaders = [_loader(dataset, each, pin_memory) for dataset in datasets]
+        self._iterators: list[Iterator[Update]] = []
+        self._missed = [0] * len(datasets)
 
     def __enter__(self) -> UpdateStream:
         return self
@@ -162,58 +148,61 @@ class UpdateStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._iterator = None  # the loader's workers end with their iterator
+        self._iterators = []  # the loaders' workers end with their iterators
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
-        # The loader draws a seed for its workers from the global generator; training's stays untouched.
+        # A loader draws a seed for its workers from the global generator; training's stays untouched.
         state = torch.get_rng_state()
-        self._iterator = iter(self.loader)
+        self._iterators = [iter(loader) for loader in self.loaders]
         torch.set_rng_state(state)
-        while self._iterator is not None:
+        while self._iterators:
             asked = time.perf_counter()
             try:
-                update, batches, lost = next(self._iterator)
+                parts = [next(iterator) for iterator in self._iterators]
             except StopIteration:
                 return
             self.seconds_waited += time.perf_counter() - asked
+            yield parts[0][0], self._heard(parts)
+
+    def _heard(self, parts: Sequence[Update]) -> list[Batch]:
+        """The batches of all parts of an update."""
+        heard: list[Batch] = []
+        missing: list[Skipped] = []
+        for place, (update, batches, lost) in enumerate(parts):
             for item in lost:
                 if self.on_lost is not None:
                     self.on_lost(item)
-            if lost and not batches:
-                raise AudioError(
-                    f"none of the {len(lost)} files of update {update + 1} can be read any more; the "
-                    f"first is {lost[0].path}: {lost[0].reason}",
-                    "bring the audio back and run again with --resume",
-                )
-            yield update, batches
+            self.seconds_heard[place] += sum(batch.samples for batch in batches) / SAMPLING_RATE
+            self._missed[place] = self._missed[place] + 1 if lost and not batches else 0
+            if self._missed[place] >= PATIENCE:
+                raise _unreadable(update, lost)
+            heard += batches
+            missing += lost
+        if missing and not heard:
+            raise _unreadable(parts[0][0], missing)
+        return heard
 
 
-class Batches(UpdateStream):
-    """The updates of a manifest, from `first_update` up to and without `last_update`.
+def _unreadable(update: int, lost: Sequence[Skipped]) -> AudioError:
+    return AudioError(
+        f"none of the {len(lost)} files of update {update + 1} can be read any more; the "
+        f"first is {lost[0].path}: {lost[0].reason}",
+        "bring the audio back and run again with --resume",
+    )
 
-    Args:
-        max_seconds: longer utterances are cropped to this.
-        rank: this training process among its peers.
-        processes: how many training processes share each batch.
-        settings: as for UpdateStream.
-    """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        sampler: UpdateSampler,
-        *,
-        first_update: int,
-        last_update: int,
-        max_seconds: float,
-        rank: int = 0,
-        processes: int = 1,
-        **settings: Any,
-    ) -> None:
-        updates = _Updates(
-            manifest, sampler, max_seconds, first_update, last_update, rank, processes
-        )
-        super().__init__(updates, **settings)
+def _loader(dataset: UpdateSet, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    if isinstance(dataset, IterableDataset):
+        workers = min(1, workers)
+    settings: dict[str, Any] = {"prefetch_factor": 2} if workers else {}
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_begin_worker,
+        **settings,
+    )
 
 
 def _begin_worker(_: int) -> None:

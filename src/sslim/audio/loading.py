@@ -76,11 +76,11 @@ def load_audio(utterance: Utterance, sampling_rate: int = SAMPLING_RATE) -> np.n
             was looked at, ends before the utterance does, is too long to be held at once, or holds values
             that are no amplitudes, or nothing but silence.
     """
+    rate, name = utterance.sampling_rate, utterance.identity
     samples = _stretch(utterance, utterance.start or 0, utterance.end)
-    examiner = Examiner(utterance.identity, utterance.sampling_rate)
-    examiner.look(samples)
-    examiner.finish(utterance.seconds * utterance.sampling_rate)
-    return resampled(samples, utterance.sampling_rate, sampling_rate, utterance.identity)
+    return resampled(
+        examined(samples, rate, utterance.seconds * rate, name), rate, sampling_rate, name
+    )
 
 
 def load_crop(utterance: Utterance, length: int, seed: str) -> np.ndarray:
@@ -234,6 +234,18 @@ def read_all(sound: Sound, start: int, end: int | None, channels: tuple[int, ...
         pieces.append(block)
     with told(sound.name, "cannot be decoded"):
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def examined(samples: np.ndarray, rate: int, expected: float, name: str) -> np.ndarray:
+    """A whole waveform, (samples,) at `rate` Hz, that can be used.
+
+    Raises:
+        AudioError: it holds what is no amplitude, is empty or silent, or far shorter than `expected` samples.
+    """
+    examiner = Examiner(name, rate)
+    examiner.look(samples)
+    examiner.finish(expected)
+    return samples
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:

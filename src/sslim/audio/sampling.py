@@ -29,8 +29,8 @@ class UpdateSampler:
         seconds_per_batch: audio that passes through the models at once.
         max_seconds: longer utterances are cropped to this.
         seed: of the shuffling.
-        alike: every epoch is cut into the same batches and crops, heard in another order; for audio whose
-            teacher's states are kept.
+        fixed_crops: every epoch is cut into the same batches and crops, heard in another order; for audio
+            whose teacher's states are kept.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class UpdateSampler:
         seconds_per_batch: float,
         max_seconds: float = float("inf"),
         seed: int = 0,
-        alike: bool = False,
+        fixed_crops: bool = False,
     ) -> None:
         if not seconds:
             raise ValueError("there are no utterances")
         self.seconds = [min(length, max_seconds) for length in seconds]
         self.seed = seed
-        self.alike = alike
+        self.fixed_crops = fixed_crops
         self.batch_seconds = min(seconds_per_batch, seconds_per_update)
         wanted = max(1, round(sum(self.seconds) / seconds_per_update))
         self.updates_per_epoch = min(len(self.seconds), wanted)
@@ -58,7 +58,7 @@ class UpdateSampler:
     def update(self, index: int) -> list[list[int]]:
         """Batches of utterance indices of update `index` (from 0)."""
         if self.repeats > 1:
-            first = 0 if self.alike else index * self.repeats
+            first = 0 if self.fixed_crops else index * self.repeats
             passes = range(first, first + self.repeats)
             return [batch for epoch in passes for batch in self._epoch_updates(epoch)[0]]
         epoch, place = self._place(index)
@@ -66,14 +66,14 @@ class UpdateSampler:
 
     def crop_seed(self, index: int) -> str:
         """What the crops of update `index` are drawn from."""
-        if not self.alike:
+        if not self.fixed_crops:
             return f"{self.seed}/{index}"
         return f"{self.seed}/alike/{self._place(index)[1] if self.repeats == 1 else 0}"
 
     def _place(self, index: int) -> tuple[int, int]:
         """Epoch whose batches are heard in update `index`, and which of its updates."""
         epoch, place = divmod(index, self.updates_per_epoch)
-        if not self.alike:
+        if not self.fixed_crops:
             return epoch, place
         order = list(range(self.updates_per_epoch))
         random.Random(f"{self.seed}/order/{epoch}").shuffle(order)

@@ -7,27 +7,26 @@ and the update alone: a resumed run passes over what was heard before without de
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset
 
 from sslim.audio.archives import Clip, read_shar, read_webdataset
 from sslim.audio.batch import SHORTEST, Batch
-from sslim.audio.batching import UpdateStream, common_length
-from sslim.audio.loading import load_audio
-from sslim.audio.manifest import Manifest, Skipped, sample_of
+from sslim.audio.batching import Update, UpdateSet, collate
+from sslim.audio.held_out import NOT_WANTED, TOO_LITTLE, bounds, lot
+from sslim.audio.manifest import Skipped, sample_of
 from sslim.audio.sampling import UpdateSampler
 from sslim.audio.sound import reason_in
+from sslim.audio.source import HeldOut, StreamSettings
 from sslim.errors import AudioError, first_line
 from sslim.identity import digest
 from sslim.plan import SAMPLING_RATE
@@ -38,15 +37,21 @@ POOL_UPDATES = 4
 POOL_BYTES = 2**31
 """Packed clips that a pool holds at most: long clips are cut from it as if it were full."""
 
+HELD_OUT_SHARE = 0.01
+COUNTED = 2000
+"""Clips that are counted, to hold out a larger share where there are few."""
+
 
 @dataclass(frozen=True)
 class Shards:
-    """A sharded source: what each shard consists of, in order."""
+    """A source of shards (`sslim.audio.source.Source`): what each consists of, in order."""
 
     kind: str
     """`webdataset` or `shar`."""
     shards: tuple[dict[str, str], ...]
     """For each shard: `audio`, and for lhotse also `cuts`."""
+    min_seconds: float = 0.0
+    """Shorter clips are not used."""
     seed: int = 0
     """Of the lots that clips draw."""
     below: str = ""
@@ -54,9 +59,20 @@ class Shards:
     held: bool = False
     """Which of the two parts this is."""
 
-    def lot(self, clip: Clip, seed: int) -> str:
-        """What decides in which part a clip is: drawn from its name, relative to the source."""
-        return digest("held out", seed, clip.key)
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Nothing is known before the shards are read."""
+        return ()
+
+    @property
+    def divided_by_process(self) -> bool:
+        """Yes: each process reads shards of its own."""
+        return True
+
+    @property
+    def repeats_crops(self) -> bool:
+        """No: the pools, and with them the batches, are others in each epoch."""
+        return False
 
     def described(self) -> str:
         """In words, for people."""
@@ -64,8 +80,7 @@ class Shards:
 
     def summary(self) -> dict[str, Any]:
         """Figures that say what is heard; `fingerprint` changes when a shard's size or a piece of it does."""
-        paths = [path for shard in self.shards for path in shard.values()]
-        contents = [_sampled(path) for path in paths]
+        contents = [_sampled(path) for path in self.paths()]
         return {
             "described": self.described(),
             "shards": len(self.shards),
@@ -74,18 +89,113 @@ class Shards:
             "fingerprint": digest(self.kind, contents, self.seed, self.below, self.held),
         }
 
-    def clips(self, order: list[int]) -> Iterator[Clip | Skipped]:
-        """The clips of the shards in `order`, read as they come."""
+    def paths(self) -> Iterator[str]:
+        """Every file that is read."""
+        return (path for shard in self.shards for path in shard.values())
+
+    def longest(self, max_seconds: float) -> float:
+        """`max_seconds`: no clip is known before it is read."""
+        return max_seconds
+
+    def hold_out(self, share: float, seed: int) -> HeldOut:
+        """Clips whose names' hash is below a threshold: known for each clip alone, as a stream asks.
+
+        A hundredth of them, whatever `share` above 0 is; more where there are few. Names of clips are known
+        only once they are read: `seed` and `below` of `HeldOut.listed` say which are held out.
+        """
+        if share <= 0:
+            return HeldOut.nothing(self, NOT_WANTED)
+        clips = (item for item in self.clips() if isinstance(item, Clip))
+        lots = [lot(clip.key, seed) for clip in itertools.islice(clips, COUNTED)]
+        count = len(lots)
+        if count < COUNTED:
+            wanted, _ = bounds(count, HELD_OUT_SHARE)
+            if wanted == 0:
+                return HeldOut.nothing(self, TOO_LITTLE)
+            below = sorted(lots)[wanted]
+            chosen = f"by clip ({wanted} of {count:,})"
+        else:
+            below = f"{int(HELD_OUT_SHARE * 16**8):08x}"
+            chosen = f"by clip (about {HELD_OUT_SHARE:.0%})"
+        training = replace(self, seed=seed, below=below, held=False)
+        held_out = replace(self, seed=seed, below=below, held=True)
+        try:
+            # Clips were drawn by name alone; either part may consist of what cannot be used.
+            training.check()
+            held_out.check()
+        except AudioError:
+            return HeldOut.nothing(self, "too few clips can be used")
+        return HeldOut(training, held_out, chosen, {"seed": seed, "below": below})
+
+    def datasets(self, settings: StreamSettings, first: int, last: int) -> list[UpdateSet]:
+        """Updates of each process's own shards.
+
+        Raises:
+            AudioError: there are fewer shards than processes.
+        """
+        if len(self.shards) < settings.processes:
+            raise AudioError(
+                f"{len(self.shards)} shards cannot be shared by {settings.processes} processes",
+                "make more shards, or start fewer processes",
+            )
+        return [_Updates(self, settings, first, last)]
+
+    def waveforms(
+        self, count: int, max_seconds: float, on_lost: Callable[[Skipped], None]
+    ) -> Iterator[np.ndarray]:
+        """The first `count` usable clips; of a clip that is too long, its beginning."""
+        usable = (item for item in self._decoded() if not isinstance(item, Skipped))
+        longest = int(max_seconds * SAMPLING_RATE)
+        return (waveform[:longest] for waveform in itertools.islice(usable, count))
+
+    def check(self) -> None:
+        """Reads shards until a clip is found that can be used, decoded to its end.
+
+        Raises:
+            AudioError: there is none; the first reason is named.
+        """
+        first: Skipped | None = None
+        for item in self._decoded():
+            if not isinstance(item, Skipped):
+                return
+            first = first or item
+        raise self.unusable(first)
+
+    def clips(self, order: Iterable[int] | None = None) -> Iterator[Clip | Skipped]:
+        """The clips of the shards in `order`, read as they come, however short."""
         read = read_webdataset if self.kind == "webdataset" else read_shar
-        for index in order:
+        for index in range(len(self.shards)) if order is None else order:
             for item in read(self.shards[index]):
                 if isinstance(item, Skipped) or self._belongs(item):
                     yield item
 
+    def is_long_enough(self, clip: Clip) -> bool:
+        """Whether a clip is used."""
+        return clip.seconds >= max(self.min_seconds, SHORTEST / SAMPLING_RATE)
+
+    def unusable(self, first: Skipped | None) -> AudioError:
+        """That no clip can be used, with the first reason."""
+        why = f"; the first: {first.path}: {first.reason}" if first else ""
+        return AudioError(
+            f"the shards hold no clip of {self.min_seconds:g} s or more that can be used{why}",
+            "lower audio.min_seconds, or check that the shards hold audio",
+        )
+
     def _belongs(self, clip: Clip) -> bool:
         if not self.below:
             return True
-        return (self.lot(clip, self.seed) < self.below) == self.held
+        return (lot(clip.key, self.seed) < self.below) == self.held
+
+    def _decoded(self) -> Iterator[np.ndarray | Skipped]:
+        """All clips that are long enough, whole, and what cannot be used."""
+        for item in self.clips():
+            if isinstance(item, Skipped):
+                yield item
+            elif self.is_long_enough(item):
+                try:
+                    yield item.load()
+                except AudioError as error:
+                    yield Skipped(item.identity, reason_in(error, item.identity))
 
 
 def _sampled(path: str) -> str:
@@ -102,8 +212,12 @@ def _size(path: str) -> int:
         return 0
 
 
-def find_shards(source: object) -> Shards | None:
+def find_shards(source: object, min_seconds: float = 0.0) -> Shards | None:
     """The shards at `source`: a lhotse Shar folder, a folder of tar files, or one tar file; None: neither.
+
+    Args:
+        source: a path; anything else is no shard.
+        min_seconds: shorter clips are not used.
 
     Raises:
         AudioError: the folder cannot be read, or a part of a Shar shard is missing.
@@ -112,7 +226,7 @@ def find_shards(source: object) -> Shards | None:
         return None
     path = Path(os.path.expanduser(source))
     if path.suffix == ".tar" and os.path.isfile(path):
-        return Shards("webdataset", ({"audio": str(path)},))
+        return Shards("webdataset", ({"audio": str(path)},), min_seconds)
     if not os.path.isdir(path):
         return None
     try:
@@ -134,33 +248,20 @@ def find_shards(source: object) -> Shards | None:
             )
         pairs.append({"audio": str(path / name), "cuts": str(path / cuts[0])})
     if pairs:
-        return Shards("shar", tuple(pairs))
+        return Shards("shar", tuple(pairs), min_seconds)
     found = tuple({"audio": str(path / name)} for name in tars)
-    return Shards("webdataset", found) if found else None
+    return Shards("webdataset", found, min_seconds) if found else None
 
 
-@dataclass(frozen=True)
-class StreamSettings:
-    """How a stream is cut into updates; the seconds are those of one process."""
+class _Updates(IterableDataset[Update]):
+    """The updates of one process, in order; what a loader's worker runs."""
 
-    seconds_per_update: float
-    seconds_per_batch: float
-    min_seconds: float
-    max_seconds: float
-    seed: int
-    rank: int = 0
-    processes: int = 1
-
-
-Update = tuple[int, list[Batch], list[Skipped]]
-
-
-class _ShardUpdates(IterableDataset[Update]):
     def __init__(self, shards: Shards, settings: StreamSettings, first: int, last: int) -> None:
         self.shards = shards
         self.settings = settings
         self.first = first
         self.last = last
+        self.seconds_per_update = settings.seconds_per_update / settings.processes
 
     def _endless(self) -> Iterator[Clip | Skipped]:
         """Epoch after epoch, this process's shards in an order of their own each time."""
@@ -174,16 +275,16 @@ class _ShardUpdates(IterableDataset[Update]):
                 if isinstance(item, Skipped):
                     unusable = unusable or item
                     yield item
-                elif item.seconds >= max(settings.min_seconds, SHORTEST / SAMPLING_RATE):
+                elif self.shards.is_long_enough(item):
                     usable = True
                     yield item
             if not usable:
-                raise _nothing(settings.min_seconds, unusable)
+                raise self.shards.unusable(unusable)
             epoch += 1
 
     def __iter__(self) -> Iterator[Update]:
-        settings, update = self.settings, 0
-        limit = POOL_UPDATES * settings.seconds_per_update
+        update = 0
+        limit = POOL_UPDATES * self.seconds_per_update
         pool: list[Clip] = []
         lost: list[Skipped] = []
         held, size = 0.0, 0
@@ -192,7 +293,7 @@ class _ShardUpdates(IterableDataset[Update]):
                 lost.append(item)
                 continue
             pool.append(item)
-            held += min(item.seconds, settings.max_seconds)
+            held += min(item.seconds, self.settings.max_seconds)
             size += len(item.data)
             if held < limit and size < POOL_BYTES:
                 continue
@@ -209,7 +310,7 @@ class _ShardUpdates(IterableDataset[Update]):
         settings = self.settings
         sampler = UpdateSampler(
             [clip.seconds for clip in pool],
-            seconds_per_update=settings.seconds_per_update,
+            seconds_per_update=self.seconds_per_update,
             seconds_per_batch=settings.seconds_per_batch,
             max_seconds=settings.max_seconds,
             # Each pool is an epoch of its own to the sampler.
@@ -224,91 +325,13 @@ class _ShardUpdates(IterableDataset[Update]):
         settings = self.settings
         done: list[Batch] = []
         for number, clips in enumerate(batches):
-            length = common_length([clip.seconds for clip in clips], settings.max_seconds)
-            crops, names = [], []
-            for place, clip in enumerate(clips):
-                seed = f"{settings.seed}/{update}/{settings.rank}/{number}/{place}"
-                try:
-                    crops.append(clip.crop(length, seed))
-                except AudioError as error:
-                    lost.append(Skipped(clip.identity, reason_in(error, clip.identity)))
-                    continue
-                names.append(clip.identity)
-            if crops:
-                done.append(Batch(torch.from_numpy(np.stack(crops)), tuple(names)))
-        return update, done, lost
-
-
-class ShardBatches(UpdateStream):
-    """The updates of a sharded source, from `first_update` up to and without `last_update`.
-
-    One worker reads ahead; more would have to share the shards and hear them in another order.
-
-    Raises:
-        AudioError: there are fewer shards than processes.
-    """
-
-    def __init__(
-        self,
-        shards: Shards,
-        stream: StreamSettings,
-        *,
-        first_update: int,
-        last_update: int,
-        workers: int = 0,
-        **settings: Any,
-    ) -> None:
-        if len(shards.shards) < stream.processes:
-            raise AudioError(
-                f"{len(shards.shards)} shards cannot be shared by {stream.processes} processes",
-                "make more shards, or start fewer processes",
+            batch, missing = collate(
+                clips,
+                Clip.crop,
+                max_seconds=settings.max_seconds,
+                seed=f"{settings.seed}/{update}/{settings.rank}/{number}",
             )
-        updates = _ShardUpdates(shards, stream, first_update, last_update)
-        super().__init__(updates, workers=min(1, workers), **settings)
-
-
-def check_usable(audio: Shards, min_seconds: float) -> None:
-    """Reads shards until a clip is found that can be trained on, decoded to its end.
-
-    Raises:
-        AudioError: there is none; the first reason is named.
-    """
-    unusable: Skipped | None = None
-    for item in audio.clips(list(range(len(audio.shards)))):
-        if isinstance(item, Skipped):
-            unusable = unusable or item
-        elif item.seconds >= max(min_seconds, SHORTEST / SAMPLING_RATE):
-            try:
-                item.load()
-                return
-            except AudioError as error:
-                reason = reason_in(error, item.identity)
-                unusable = unusable or Skipped(item.identity, reason)
-    raise _nothing(min_seconds, unusable)
-
-
-def _nothing(min_seconds: float, unusable: Skipped | None) -> AudioError:
-    why = f"; the first: {unusable.path}: {unusable.reason}" if unusable else ""
-    return AudioError(
-        f"the shards hold no clip of {min_seconds:g} s or more that can be used{why}",
-        "lower audio.min_seconds, or check that the shards hold audio",
-    )
-
-
-def first_clips(
-    audio: Manifest | Shards, count: int, min_seconds: float = 0.0
-) -> Iterator[np.ndarray]:
-    """The first usable waveforms of any source, (samples,) float32 at 16 kHz each; others are passed over."""
-    yield from itertools.islice(_usable(audio, min_seconds), count)
-
-
-def _usable(audio: Manifest | Shards, min_seconds: float) -> Iterator[np.ndarray]:
-    if isinstance(audio, Manifest):
-        for utterance in audio.utterances:
-            with contextlib.suppress(AudioError):
-                yield load_audio(utterance)
-        return
-    for item in audio.clips(list(range(len(audio.shards)))):
-        if isinstance(item, Clip) and item.seconds >= min_seconds:
-            with contextlib.suppress(AudioError):
-                yield item.load()
+            lost += missing
+            if batch is not None:
+                done.append(batch)
+        return update, done, lost

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sslim.audio import read_source
+from sslim.audio.files import Files
 from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder
 from sslim.config import RunConfig
@@ -43,7 +44,7 @@ def distil_only(
     """Trains and saves a plain distilled student of at most `limit` parameters; returns the seconds."""
     began = time.perf_counter()
     loaded = load_model(teacher)
-    manifest = read_source(audio, min_seconds=config.audio.min_seconds, where=where)
+    source = Files(read_source(audio, min_seconds=config.audio.min_seconds, where=where))
     processes = find_processes(config.device)
     torch.manual_seed(config.seed)
     student = first_layers(loaded.model, limit)
@@ -63,7 +64,7 @@ def distil_only(
     with ProgressBar(progress) as bar:
         session = Session(
             config=replace(config, checkpoint_every=updates),
-            audio=manifest,
+            audio=source,
             folder=run,
             processes=processes,
             precision=choose_precision(config.precision, processes.device),

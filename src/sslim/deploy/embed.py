@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sslim.audio.blocks import read_blocks
-from sslim.audio.sources import find_files
+from sslim.audio.discovery import find_files
 from sslim.deploy.extractor import Extractor, open_extractor
 from sslim.deploy.outputs import cannot_write, kind_of
 from sslim.deploy.signals import refuse_pipes

@@ -2,7 +2,7 @@
 
 A frozen teacher says the same of the same crop each time. Where an epoch is short, its answers fit a disk and
 reading them is cheaper than computing them; that needs every epoch to cut the audio alike, which the
-sampler then does (`UpdateSampler(alike=True)`).
+sampler then does (`UpdateSampler(fixed_crops=True)`).
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sslim.audio import Manifest
-from sslim.audio.held_out import HeldOut
+from sslim.audio.source import HeldOut
 from sslim.config import RunConfig
 from sslim.files import write_json
 from sslim.runs import folder, record
@@ -54,8 +53,8 @@ def begin(
         folder.check_writable(out, resume=False, force=force)
     write_json(run / folder.RECORD, {**new, "cleared": False})
     _clear(out, new, say)
-    skipped = audio.training.skipped if isinstance(audio.training, Manifest) else ()
-    write_json(run / "skipped.json", {"skipped": [asdict(item) for item in skipped]})
+    skipped = [asdict(item) for item in audio.training.skipped]
+    write_json(run / "skipped.json", {"skipped": skipped})
     write_json(run / "held_out.json", audio.listed())
 
 

@@ -14,8 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sslim.audio import Manifest
-from sslim.audio.shards import Shards
+from sslim.audio.source import Source
 from sslim.errors import OutputError, first_line
 from sslim.files import FolderLock, partial_name, read_json
 from sslim.identity import sha256_of
@@ -86,17 +85,13 @@ def keep_inputs_apart(
     _refuse_inside(out, inputs)
 
 
-def keep_audio_apart(out: Path, audio: Manifest | Shards) -> None:
+def keep_audio_apart(out: Path, audio: Source) -> None:
     """As `keep_inputs_apart`, for every single file that a list, a manifest or shards name.
 
     Raises:
         OutputError: one of them lies in `out`.
     """
-    if isinstance(audio, Manifest):
-        paths: Iterable[str] = (utterance.path for utterance in audio.utterances)
-    else:
-        paths = (path for shard in audio.shards for path in shard.values())
-    _refuse_inside(out, (("audio", path) for path in paths))
+    _refuse_inside(out, (("audio", path) for path in audio.paths()))
 
 
 def _refuse_inside(out: Path, inputs: Iterable[tuple[str, str | Path]]) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from sslim.audio import Manifest, Skipped, UpdateSampler
-from sslim.audio.batching import Batches, UpdateStream
-from sslim.audio.shards import ShardBatches, Shards, StreamSettings
+from sslim.audio.batching import UpdateStream
+from sslim.audio.manifest import Skipped
+from sslim.audio.source import Source, StreamSettings
 from sslim.config import RunConfig, to_flat_dict
 from sslim.errors import OutputError, TrainingError
 from sslim.runs import checkpoint
@@ -34,7 +34,7 @@ class Session:
     """What the stages of a run share."""
 
     config: RunConfig
-    audio: Manifest | Shards
+    audio: Source
     folder: Path
     """Log, state and checkpoints."""
     processes: Processes
@@ -73,7 +73,7 @@ def run_stage(
 
     Raises:
         OutputError: states were saved, and none of them is whole.
-        TrainingError, AudioError, KeyboardInterrupt: as `train` and `Batches`.
+        TrainingError, AudioError, KeyboardInterrupt: as `train` and `UpdateStream`.
     """
     config, processes = session.config, session.processes
     if processes.device.type == "cpu":
@@ -150,40 +150,20 @@ def _remedy(config: RunConfig, stage: str) -> str:
 def _open(session: Session, batch_seconds: float, first: int, last: int) -> UpdateStream:
     """The audio of the updates from `first` to `last`, for this process."""
     config, processes = session.config, session.processes
-    settings: dict[str, Any] = {
-        "first_update": first,
-        "last_update": last,
-        "workers": config.workers,
-        "pin_memory": processes.device.type == "cuda",
-        "on_lost": _report_once(session),
-    }
-    if isinstance(session.audio, Shards):
-        stream = StreamSettings(
-            seconds_per_update=config.seconds_per_update / processes.count,
-            seconds_per_batch=batch_seconds,
-            min_seconds=config.audio.min_seconds,
-            max_seconds=config.audio.max_seconds,
-            seed=config.seed,
-            rank=processes.rank,
-            processes=processes.count,
-        )
-        return ShardBatches(session.audio, stream, **settings)
-    sampler = UpdateSampler(
-        [utterance.seconds for utterance in session.audio.utterances],
+    settings = StreamSettings(
         seconds_per_update=config.seconds_per_update,
-        # A batch is shared by all processes.
-        seconds_per_batch=processes.count * batch_seconds,
+        seconds_per_batch=batch_seconds,
         max_seconds=config.audio.max_seconds,
         seed=config.seed,
-        alike=config.target_cache_gib > 0,
-    )
-    return Batches(
-        session.audio,
-        sampler,
-        max_seconds=config.audio.max_seconds,
         rank=processes.rank,
         processes=processes.count,
-        **settings,
+        fixed_crops=config.target_cache_gib > 0,
+    )
+    return UpdateStream(
+        session.audio.datasets(settings, first, last),
+        workers=config.workers,
+        pin_memory=processes.device.type == "cuda",
+        on_lost=_report_once(session),
     )
 
 
@@ -201,9 +181,7 @@ def _batch_seconds(session: Session, task: TrainableTask, start: checkpoint.Stat
     known = told if told and not session.mended else session.state.facts.get("seconds_per_batch")
     known = session.processes.agree(float(known or 0.0))
     if not known:
-        longest = config.audio.max_seconds
-        if isinstance(session.audio, Manifest):
-            longest = min(longest, max(item.seconds for item in session.audio.utterances))
+        longest = session.audio.longest(config.audio.max_seconds)
         known = seconds_that_fit(task, session.processes, session.precision, longest)
         session.state.set(seconds_per_batch=known)
         shown = min(known, config.seconds_per_update / session.processes.count)

@@ -1,4 +1,4 @@
-"""Sources: a folder, a list, a fairseq tsv, a CSV manifest or a lhotse manifest -> `Manifest`.
+"""Finding audio: a folder, a list, a fairseq tsv, a CSV manifest or a lhotse manifest -> `Manifest`.
 
 Only headers are read for every file; contents are decoded for up to `CHECKED_HOURS` of audio, so that
 silent, truncated or broken files are found before training starts. Beyond that, files are checked when
@@ -19,13 +19,13 @@ from sslim.audio.sound import EXTENSIONS, Sound, reason_in
 from sslim.errors import AudioError, first_line
 from sslim.plan import SAMPLING_RATE
 
-Source = str | Path | Sequence[str | Path]
+AudioPaths = str | Path | Sequence[str | Path]
 Header = tuple[int, int]
 """Rate in Hz, samples per channel."""
 
 
 def read_source(
-    source: Source,
+    source: AudioPaths,
     *,
     min_seconds: float = 0.0,
     where: Mapping[str, str] | None = None,
@@ -124,7 +124,7 @@ def _first(skipped: Sequence[Skipped]) -> str:
     return f"{skipped[0].path}: {skipped[0].reason}"
 
 
-def _root(source: Source) -> str:
+def _root(source: AudioPaths) -> str:
     """The folder that a source's files are named relative to."""
     if not isinstance(source, (str, Path)):
         return os.getcwd()
@@ -167,7 +167,9 @@ def _expanded(source: str | Path) -> Path:
     return Path(os.path.expanduser(source))  # a user that nobody knows stays as it was typed
 
 
-def _entries(source: Source, where: Mapping[str, str], unread: list[Skipped]) -> Iterator[Entry]:
+def _entries(
+    source: AudioPaths, where: Mapping[str, str], unread: list[Skipped]
+) -> Iterator[Entry]:
     """What a source names; folders that cannot be read are added to `unread`."""
     if not isinstance(source, (str, Path)):
         yield from (Entry(Path(path)) for path in source)
