@@ -1,4 +1,4 @@
-"""Which layers of the teacher a student learns: 0 is the front (feature projection), k the output of layer k."""
+"""Which layers of the teacher a student learns: 0 is the front, k the output of layer k."""
 
 from __future__ import annotations
 
