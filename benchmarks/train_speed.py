@@ -37,15 +37,16 @@ from transformers import HubertConfig
 from sslim.backbone.families import our_config
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of, table_of
+from sslim.device import choose_precision, device_name
 from sslim.distill.cache import TargetCache
 from sslim.distill.task import DistillationTask, JointTask, default_layers
 from sslim.layout import ModelShape
 from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
 from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
-from sslim.train.device import choose_precision, device_name, versions
 from sslim.train.processes import Processes
 from sslim.train.step import Step
+from sslim.version import versions
 
 SHAPES = {
     "base": HubertConfig(),

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslim.backbone.modeling_sslim import PositionalConv, StackedPositionalConv
 from sslim.cli import run as command_line
+from sslim.device import looks_every
 from sslim.distill import task as task_module
 from sslim.distill.losses import distillation_loss
 from sslim.distill.task import JointTask
@@ -34,10 +35,9 @@ from sslim.prune.surgery import cut
 from sslim.story import compress
 from sslim.train import memory
 from sslim.train import stage as stage_module
-from sslim.train.device import looks_every
 from sslim.train.loop import Progress
 from sslim.train.processes import Processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.step import Step
 from tests.models import CASES, tiny_config, tiny_teacher
 from tests.test_exactness import model_of, random_values
@@ -128,7 +128,7 @@ def test_the_command_line_s_run_without_a_look_at_every_update(
     """With its bar or its lines, as a GPU's run: done, and the same weights bit for bit."""
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
-        assert ProgressBar().console.is_terminal
+        assert StageBar().console.is_terminal
     words = ["compress", str(place / "teacher"), str(place / "audio"), str(tmp_path / "out")]
     words += ["--params", "50%"] + [word for setting in SETTINGS for word in ("--set", setting)]
     assert command_line(words) == 0
@@ -159,7 +159,7 @@ def test_a_bar_says_what_it_knows(
     figures: dict[str, float], wanted: str, terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
-    bar = ProgressBar()
+    bar = StageBar()
     said: list[str] = []
     monkeypatch.setattr(bar, "say", said.append)
     with bar:

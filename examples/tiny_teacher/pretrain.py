@@ -17,9 +17,9 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from sslim.audio import Manifest, UpdateSampler, load_audio, read_source
 from sslim.audio.batching import Batches
+from sslim.device import choose_device, choose_precision
 from sslim.errors import SslimError
 from sslim.evaluate.fbank import log_mel
-from sslim.train.device import choose_device, choose_precision
 from sslim.train.loop import learning_rate_share
 
 MASKED_SHARE, SPAN = 0.65, 10

@@ -30,6 +30,7 @@ from sslim.backbone.places import find
 from sslim.backbone.saving import save_folder, under_head
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import JointConfig, RunConfig, parse_budget, to_dict, to_flat_dict
+from sslim.device import choose_precision, device_name
 from sslim.distill.cache import TargetCache
 from sslim.distill.distance import Distance, measure_distance
 from sslim.distill.task import DistillationTask, JointTask, Projections, check_layers
@@ -42,11 +43,10 @@ from sslim.recipes import resolve
 from sslim.report.card import model_card
 from sslim.train import checkpoint, folder, record
 from sslim.train.beginning import begin, go_on
-from sslim.train.device import choose_precision, device_name
 from sslim.train.folder import RUN_FOLDER
 from sslim.train.heard import clips_to_measure, part, read_audio
 from sslim.train.processes import Processes, find_processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.stage import Session, run_stage
 from sslim.train.state import RunState
 from sslim.train.tracking import Trackers, check_trackers
@@ -185,7 +185,7 @@ def compress(
     check_trackers(config_now.trackers)
     processes = find_processes(config_now.device)
     folder.keep_inputs_apart(out, teacher, audio)
-    with ExitStack() as held, ProgressBar(progress and processes.main) as bar:
+    with ExitStack() as held, StageBar(progress and processes.main) as bar:
         before: dict[str, Any] = {}
         locked = False
         if processes.main:
@@ -226,7 +226,7 @@ def _check(
     audio: str | Path | Sequence[str | Path],
     where: Mapping[str, str] | None,
     out: Path,
-    bar: ProgressBar,
+    bar: StageBar,
     processes: Processes,
 ) -> _Inputs:
     """Everything that can be known to be wrong before training is found here."""
@@ -270,7 +270,7 @@ def _check_finished(
     audio: str | Path | Sequence[str | Path],
     where: Mapping[str, str] | None,
     out: Path,
-    bar: ProgressBar,
+    bar: StageBar,
 ) -> None:
     """Refuses to give a finished run's result for other inputs than its own.
 
@@ -296,7 +296,7 @@ def _check_finished(
 def _open(
     inputs: _Inputs,
     out: Path,
-    bar: ProgressBar,
+    bar: StageBar,
     processes: Processes,
     *,
     resumed: bool,

@@ -13,11 +13,11 @@ from sslim.audio import read_source
 from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder
 from sslim.config import RunConfig
+from sslim.device import choose_precision
 from sslim.distill.prediction import PredictionTask, first_layers
 from sslim.distill.task import check_layers
-from sslim.train.device import choose_precision
 from sslim.train.processes import find_processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.stage import Session, run_stage
 from sslim.train.state import RunState
 from sslim.train.tracking import Trackers
@@ -53,7 +53,7 @@ def distil_only(
     updates = config.stage1.updates + config.stage2.updates
     run = out / "run"
     run.mkdir(parents=True, exist_ok=True)
-    with ProgressBar(progress) as bar:
+    with StageBar(progress) as bar:
         session = Session(
             config=replace(config, checkpoint_every=updates),
             audio=manifest,

@@ -18,9 +18,9 @@ from sslim.config import SAFE_TO_CHANGE, RunConfig, to_dict
 from sslim.errors import ConfigError
 from sslim.files import read_json
 from sslim.identity import COMPUTATION
-from sslim.train.device import versions
 from sslim.train.folder import RECORD
 from sslim.train.state import read_state
+from sslim.version import versions
 
 MAY_MEND = frozenset(
     {

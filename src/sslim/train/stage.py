@@ -17,13 +17,13 @@ from sslim.audio import Manifest, Skipped, UpdateSampler
 from sslim.audio.batching import Batches, UpdateStream
 from sslim.audio.shards import ShardBatches, Shards, StreamSettings
 from sslim.config import RunConfig, to_flat_dict
+from sslim.device import keep_freed_memory, looks_every
 from sslim.errors import OutputError, TrainingError
 from sslim.train import checkpoint
-from sslim.train.device import keep_freed_memory, looks_every
 from sslim.train.loop import LoopSettings, Progress, train
 from sslim.train.memory import seconds_that_fit
 from sslim.train.processes import Processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.state import RunState
 from sslim.train.step import TrainableTask
 from sslim.train.tracking import Trackers
@@ -39,7 +39,7 @@ class Session:
     """Log, state and checkpoints."""
     processes: Processes
     precision: torch.dtype
-    progress: ProgressBar
+    progress: StageBar
     state: RunState
     trackers: Trackers
     mended: bool = False
