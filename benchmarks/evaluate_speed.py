@@ -25,11 +25,12 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from train_speed import SHAPES, dense_model, settled_plan
 
 from sslim.backbone.saving import save_folder
+from sslim.device import device_name
 from sslim.evaluate.heads import BidirectionalLSTM
 from sslim.evaluate.probe import LEARNING_RATES, fit_heads
 from sslim.evaluate.upstream import open_upstream
 from sslim.prune.surgery import cut
-from sslim.train.device import device_name, versions
+from sslim.version import versions
 
 TRAINING_SET = 51_088
 BATCH_SECONDS = 16.0

@@ -37,7 +37,7 @@ from sslim.files import write_json
 from sslim.layout import ModelShape
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
-from sslim.train.device import versions
+from sslim.version import versions
 
 SMOOTH, UNEVEN = "dphubert-shape", "uneven-shape"
 

@@ -31,7 +31,7 @@ from sslim.evaluate.scorer import Settings
 from sslim.plan import MACS_SECONDS
 from sslim.recipes import resolve
 from sslim.story import compress
-from sslim.train.device import versions
+from sslim.version import versions
 
 TASKS = {
     "KS English": ("ks", "split", {"corpus": "speech_commands_v2_test"}, {}),

@@ -38,6 +38,7 @@ from sslim.audio.batch import Batch
 from sslim.backbone.families import our_config
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of, table_of
+from sslim.device import choose_precision, device_name
 from sslim.distill.cache import TargetCache
 from sslim.distill.mapping import default_layers
 from sslim.distill.objectives import make_objectives
@@ -50,9 +51,9 @@ from sslim.plan import MACS_SECONDS, SAMPLING_RATE, PruningPlan
 from sslim.prune.budget import Budget
 from sslim.prune.student import GatedStudent
 from sslim.prune.surgery import cut
-from sslim.train.device import choose_precision, device_name, versions
 from sslim.train.processes import Processes
 from sslim.train.step import Step
+from sslim.version import versions
 
 SHAPES = {
     "base": HubertConfig(),

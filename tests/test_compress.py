@@ -27,7 +27,7 @@ from sslim.errors import (
     TrainingError,
 )
 from sslim.story import compress
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from tests.models import CASES, tiny_teacher
 
 SETTINGS = [
@@ -202,7 +202,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ProgressBar, "__call__", interrupt)
+        patch.setattr(StageBar, "__call__", interrupt)
         run(teacher, audio, tmp_path / "cut", kept)
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     run(teacher, audio, tmp_path / "cut", kept, resume=True)
@@ -225,7 +225,7 @@ def test_a_killed_decoder_is_a_sentence_and_loses_nothing(
 
     long = ("workers=1", "stage1.updates=12")  # more than the worker has decoded ahead
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match=r"killed.*--resume"):
-        patch.setattr(ProgressBar, "__call__", kill)
+        patch.setattr(StageBar, "__call__", kill)
         run(teacher, audio, tmp_path / "out", *long)
     run(teacher, audio, tmp_path / "out", *long, resume=True)
     run(teacher, audio, tmp_path / "whole", *long)
@@ -240,7 +240,7 @@ def test_a_resumed_run_refuses_other_settings(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ProgressBar, "__call__", interrupt)
+        patch.setattr(StageBar, "__call__", interrupt)
         run(teacher, audio, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"seed \(0 before, 4 now\)"):
         run(teacher, audio, tmp_path / "out", "seed=4", resume=True)
@@ -426,7 +426,7 @@ def test_other_rows_or_another_precision_are_refused_by_name(
 
     out, where = tmp_path / "out", {"split": "train"}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
-        patch.setattr(ProgressBar, "__call__", interrupt)
+        patch.setattr(StageBar, "__call__", interrupt)
         run(teacher, tmp_path / "clips.csv", out, where=where)
     assert stopped.value.__notes__ == ["Run the same command with --resume"]
     with pytest.raises(

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCTC
 
-from sslim.backbone.convert import convert, read_checkpoint
+from sslim.backbone.convert import convert
+from sslim.backbone.formats import read_checkpoint
 from sslim.backbone.loading import load_model
 from sslim.errors import ConversionError, OutputError
 from tests.models import tiny_teacher

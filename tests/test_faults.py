@@ -29,7 +29,7 @@ from sslim.cli import run as command_line
 from sslim.errors import OutputError
 from sslim.files import FolderLock, written_whole
 from sslim.runs.folder import check_writable
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from tests.conftest import SOURCE
 from tests.models import tiny_teacher
 
@@ -90,7 +90,7 @@ class Place:
                 raise CrashError
 
         with monkeypatch.context() as patch, pytest.raises(CrashError):
-            patch.setattr(ProgressBar, "__call__", count)
+            patch.setattr(StageBar, "__call__", count)
             self.run(out)
 
     def states(self, out: str, stage: str) -> list[Path]:
@@ -392,7 +392,7 @@ def test_training_goes_on_without_a_file_that_is_lost(
                 file.write_bytes(b"no audio" * 1000)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ProgressBar, "__call__", lose)
+        patch.setattr(StageBar, "__call__", lose)
         code, said = place.run("out")
     assert code == 0, said
     assert said.count(f"warning: skipped {file}") == 2, "once in each stage"
@@ -503,7 +503,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
         )
     assert not (place.folder / "out").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(ProgressBar, "__call__", interrupt)
+        patch.setattr(StageBar, "__call__", interrupt)
         code, said = place.run("out", *([option] if option else []))
     instead = " instead of --force" if option else ""
     assert code == 130

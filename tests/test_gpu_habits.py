@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sslim.audio.batch import Batch
 from sslim.backbone.modeling_sslim import PositionalConv, StackedPositionalConv
 from sslim.cli import run as command_line
+from sslim.device import looks_every
 from sslim.distill.losses import distillation_loss
 from sslim.distill.objectives import layers as layers_module
 from sslim.distill.task import Task
@@ -35,10 +36,9 @@ from sslim.prune.surgery import cut
 from sslim.story import compress
 from sslim.train import memory
 from sslim.train import stage as stage_module
-from sslim.train.device import looks_every
 from sslim.train.loop import Progress
 from sslim.train.processes import Processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.step import Step
 from tests.models import CASES, tiny_config, tiny_teacher
 from tests.tasks import gated_states, gated_task, teacher
@@ -129,7 +129,7 @@ def test_the_command_line_s_run_without_a_look_at_every_update(
     """With its bar or its lines, as a GPU's run: done, and the same weights bit for bit."""
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
-        assert ProgressBar().console.is_terminal
+        assert StageBar().console.is_terminal
     words = ["compress", str(place / "teacher"), str(place / "audio"), str(tmp_path / "out")]
     words += ["--params", "50%"] + [word for setting in SETTINGS for word in ("--set", setting)]
     assert command_line(words) == 0
@@ -160,7 +160,7 @@ def test_a_bar_says_what_it_knows(
     figures: dict[str, float], wanted: str, terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
-    bar = ProgressBar()
+    bar = StageBar()
     said: list[str] = []
     monkeypatch.setattr(bar, "say", said.append)
     with bar:

@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sslim.backbone.convert import convert, read_checkpoint
+from sslim.backbone.convert import convert
+from sslim.backbone.formats import read_checkpoint
 from sslim.backbone.loading import load_config, load_model
 from sslim.backbone.processing import read_tokenizer
 from sslim.backbone.saving import save_folder

@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports only from those before it, and from itself.
 ROOMS = (
     "errors",
+    "version",
     "files",
     "identity",
     "target",
@@ -28,6 +29,8 @@ ROOMS = (
     "layout",
     "cost",
     "plan",
+    "device",
+    "progress",
     "audio",
     "backbone",
     "runs",
@@ -41,7 +44,18 @@ ROOMS = (
     "demo",
     "cli",
 )
-PURE = ("errors", "files", "identity", "target", "config", "recipes", "layout", "cost", "plan")
+PURE = (
+    "errors",
+    "version",
+    "files",
+    "identity",
+    "target",
+    "config",
+    "recipes",
+    "layout",
+    "cost",
+    "plan",
+)
 # What stands before the rooms: it knows them by name and imports them when they are asked for.
 FRONT = {"__init__", "__main__", "auto_classes"}
 MOST_LINES = 600

@@ -19,9 +19,9 @@ from sslim.audio import Manifest, load_audio, read_source
 from sslim.audio.batching import UpdateStream
 from sslim.audio.files import Files
 from sslim.audio.source import StreamSettings
+from sslim.device import choose_device, choose_precision
 from sslim.errors import SslimError
 from sslim.evaluate.fbank import log_mel
-from sslim.train.device import choose_device, choose_precision
 from sslim.train.loop import learning_rate_share
 
 MASKED_SHARE, SPAN = 0.65, 10

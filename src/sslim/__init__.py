@@ -27,13 +27,12 @@ from sslim.errors import (
     TeacherError,
     TrainingError,
 )
+from sslim.version import __version__
 
 if TYPE_CHECKING:
     from sslim.backbone import load as load
     from sslim.deploy.export import export as export
     from sslim.story import compress as compress
-
-__version__ = "0.1.0"
 
 __all__ = [
     "compress",

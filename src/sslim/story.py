@@ -30,6 +30,7 @@ from sslim.backbone.places import find
 from sslim.backbone.saving import save_folder, under_head
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import JointConfig, RunConfig, parse_budget, to_dict, to_flat_dict
+from sslim.device import choose_precision, device_name
 from sslim.distill.cache import TargetCache
 from sslim.distill.distance import Distance, measure_distance
 from sslim.distill.mapping import check_layers
@@ -51,9 +52,8 @@ from sslim.runs.audio import clips_to_measure, part, read_audio
 from sslim.runs.beginning import begin, go_on
 from sslim.runs.folder import RUN_FOLDER
 from sslim.runs.state import RunState
-from sslim.train.device import choose_precision, device_name
 from sslim.train.processes import Processes, find_processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.stage import Session, run_stage
 from sslim.train.tracking import Trackers, check_trackers
 
@@ -191,7 +191,7 @@ def compress(
     check_trackers(config_now.trackers)
     processes = find_processes(config_now.device)
     folder.keep_inputs_apart(out, teacher, audio)
-    with ExitStack() as held, ProgressBar(progress and processes.main) as bar:
+    with ExitStack() as held, StageBar(progress and processes.main) as bar:
         before: dict[str, Any] = {}
         locked = False
         if processes.main:
@@ -232,7 +232,7 @@ def _check(
     audio: str | Path | Sequence[str | Path],
     where: Mapping[str, str] | None,
     out: Path,
-    bar: ProgressBar,
+    bar: StageBar,
     processes: Processes,
 ) -> _Inputs:
     """Everything that can be known to be wrong before training is found here."""
@@ -277,7 +277,7 @@ def _check_finished(
     audio: str | Path | Sequence[str | Path],
     where: Mapping[str, str] | None,
     out: Path,
-    bar: ProgressBar,
+    bar: StageBar,
 ) -> None:
     """Refuses to give a finished run's result for other inputs than its own.
 
@@ -303,7 +303,7 @@ def _check_finished(
 def _open(
     inputs: _Inputs,
     out: Path,
-    bar: ProgressBar,
+    bar: StageBar,
     processes: Processes,
     *,
     resumed: bool,

@@ -60,6 +60,10 @@ class Family:
         """The configuration class of the dense family in transformers."""
         return self.config_class.__mro__[1]
 
+    def dense_class_name(self, head: str = "") -> str:
+        """The name of the dense family's class in transformers for a head kind."""
+        return self.stem.removeprefix("Sslim") + HEADS[head][0]
+
     @property
     def auto_map(self) -> dict[str, str]:
         """What `config.json` says so that transformers finds our classes in the folder."""

@@ -20,6 +20,7 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from sslim.backbone.families import build, family_of, head_of, read_config, register
+from sslim.backbone.formats import read_checkpoint
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.places import Place, find
 from sslim.backbone.processing import CLEANERS, normalises, read_tokenizer
@@ -149,8 +150,6 @@ def load_config(source: str | Path, *, revision: str | None = None) -> Any:
     """
     place = find(source, revision)
     if place.path.is_file():
-        from sslim.backbone.convert import read_checkpoint
-
         return read_checkpoint(place.path).config
     return _config_of(place)
 
@@ -167,12 +166,9 @@ def _config_of(place: Place) -> Any:
 
 
 def _from_file(path: Path) -> LoadedModel:
-    from sslim.backbone.convert import read_checkpoint
-
     register()
     checkpoint = read_checkpoint(path)
     head = head_of(checkpoint.config)
     with quiet_transformers():
         whole = build(checkpoint.config, checkpoint.state, head, str(path))
-    normalise = bool(checkpoint.preprocessor["do_normalize"])
-    return LoadedModel(whole, head, normalise, str(path), None)
+    return LoadedModel(whole, head, checkpoint.normalise, str(path), None)

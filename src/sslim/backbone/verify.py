@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sslim
 from sslim.errors import OutputError, TeacherError, first_line
 from sslim.files import read_json
 from sslim.identity import sha256_of
+from sslim.version import __version__
 
 RECORD = "sslim.json"
 ASIDE = ".sslim.partial"
@@ -152,7 +152,7 @@ def _version_of(path: Path) -> str:
     """The version of sslim that ships this model code, "" where none is known."""
     found = sha256_of(path)
     if found == sha256_of(Path(__file__).with_name(MODEL_CODE)):
-        return sslim.__version__
+        return __version__
     return KNOWN_CODE.get(found, "")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from sslim.backbone.convert.reading import read_file
+from sslim.backbone.formats.reading import read_file
 from sslim.backbone.places import Place
 from sslim.errors import ConversionError, TeacherError, first_line
 from sslim.files import read_json

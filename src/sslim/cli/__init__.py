@@ -22,7 +22,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sslim import __version__
 from sslim.cli.bench import bench
 from sslim.cli.cache import cache
 from sslim.cli.checklist import checklist
@@ -37,6 +36,7 @@ from sslim.cli.report import report
 from sslim.cli.runs import runs
 from sslim.cli.verify import verify
 from sslim.errors import SslimError, visible
+from sslim.version import __version__
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

@@ -168,7 +168,7 @@ def evaluate(
     if json_file is not None:
         _check_writable(json_file)
 
-    from sslim.train.progress import ProgressBar
+    from sslim.progress import ProgressBar
 
     if task.lower() == "fidelity":
         with ProgressBar(True) as bar:
@@ -396,7 +396,7 @@ def _fidelity(
     from sslim.evaluate.fidelity import fidelity
     from sslim.evaluate.upstream import open_upstream
     from sslim.identity import COMPUTATION, digest
-    from sslim.train.device import versions
+    from sslim.version import versions
 
     if len(models) < 2:
         raise ConfigError("fidelity needs a teacher and a student", "name both, the teacher first")

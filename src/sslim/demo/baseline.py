@@ -14,6 +14,7 @@ from sslim.audio.files import Files
 from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder
 from sslim.config import RunConfig
+from sslim.device import choose_precision
 from sslim.distill.mapping import check_layers
 from sslim.distill.objectives import make_objectives
 from sslim.distill.objectives.objective import Sizes
@@ -22,9 +23,8 @@ from sslim.distill.task import Task
 from sslim.distill.teacher import Teacher
 from sslim.prune.first_layers import first_layers
 from sslim.runs.state import RunState
-from sslim.train.device import choose_precision
 from sslim.train.processes import find_processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.stage import Session, run_stage
 from sslim.train.tracking import Trackers
 
@@ -61,7 +61,7 @@ def distil_only(
     updates = config.stage1.updates + config.stage2.updates
     run = out / "run"
     run.mkdir(parents=True, exist_ok=True)
-    with ProgressBar(progress) as bar:
+    with StageBar(progress) as bar:
         session = Session(
             config=replace(config, checkpoint_every=updates),
             audio=source,

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sslim import __version__
 from sslim.demo import speech
 from sslim.errors import OutputError, first_line
 from sslim.files import read_json, write_json
+from sslim.version import __version__
 
 RECORD = "demo.json"
 RESULTS = "results.json"

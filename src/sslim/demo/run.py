@@ -27,6 +27,7 @@ from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.run import Evaluation, evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.files import write_json
+from sslim.progress import ProgressBar
 from sslim.recipes import resolve
 from sslim.report.checklist import checklist
 from sslim.report.evidence import FOLDER, read_evidence
@@ -35,7 +36,6 @@ from sslim.report.verdict import judge
 from sslim.report.words import Words
 from sslim.runs.folder import settled
 from sslim.story import CompressionResult, compress
-from sslim.train.progress import ProgressBar
 
 PARAMS = "25%"
 NAMES = ("teacher", "compressed", "distillation only", "log-mel, no model")

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from sslim import __version__
 from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.units import plan_of, shape_of
@@ -37,6 +36,7 @@ from sslim.files import fsync_file, read_json, write_text, written_whole
 from sslim.identity import COMPUTATION, content_of
 from sslim.plan import MACS_SECONDS, SAMPLING_RATE
 from sslim.report.card import with_export
+from sslim.version import __version__
 
 FORMATS = ("onnx", "onnx-int8", "dphubert")
 MAX_DIFFERENCE = 1e-4

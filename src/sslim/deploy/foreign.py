@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from sslim.backbone.convert import read_checkpoint
-from sslim.backbone.convert.torchaudio import MARK
 from sslim.backbone.families import build
+from sslim.backbone.formats import read_checkpoint
+from sslim.backbone.formats.torchaudio import MARK
 from sslim.backbone.loading import LoadedModel
 from sslim.errors import ExportError
 

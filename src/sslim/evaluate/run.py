@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sslim import identity
+from sslim.device import choose_device, device_name
 from sslim.errors import ConfigError
 from sslim.evaluate.classification import check_answers
 from sslim.evaluate.clips import Clip, LabelledClips, folded, read_clips
@@ -26,7 +27,7 @@ from sslim.evaluate.splits import check_parts, check_speakers
 from sslim.evaluate.tasks import Task, get_task
 from sslim.evaluate.upstream import FBANK, Upstream, open_upstream
 from sslim.files import write_json
-from sslim.train.device import choose_device, device_name, versions
+from sslim.version import versions
 
 FOLD_VALID_SHARE = 0.2
 """Of a fold's training clips, what the learning rate and stopping are chosen on (as s3prl for IEMOCAP)."""

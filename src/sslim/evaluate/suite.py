@@ -23,7 +23,7 @@ from sslim.evaluate.superb import FBANK, superb_score
 from sslim.evaluate.tasks import TASKS
 from sslim.evaluate.upstream import Upstream, open_upstream
 from sslim.files import read_json, write_json
-from sslim.train.device import versions
+from sslim.version import versions
 
 STATE = "sslim-superb"
 """Folder inside the corpora's, where CSVs and finished tasks are kept."""

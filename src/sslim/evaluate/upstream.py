@@ -19,10 +19,10 @@ from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.reading import normalise
 from sslim.backbone.units import plan_of, shape_of
+from sslim.device import choose_device, choose_precision
 from sslim.errors import TeacherError
 from sslim.evaluate.fbank import LOG_MEL, LogMel
 from sslim.plan import MACS_SECONDS
-from sslim.train.device import choose_device, choose_precision
 
 FBANK = "fbank"
 

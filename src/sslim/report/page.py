@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sslim import __version__
 from sslim.errors import ConfigError, OutputError, first_line
 from sslim.files import write_text
 from sslim.report import figures
@@ -18,6 +17,7 @@ from sslim.report.figures import Picture, Table
 from sslim.report.quoting import one_line, script_json, word
 from sslim.report.verdict import TaskLoss, Verdict, judge, measured_cosine
 from sslim.report.words import Words
+from sslim.version import __version__
 
 BUSY = 0.5
 """Processes that wanted a core before a benchmark began, above which its times are said to be disturbed."""

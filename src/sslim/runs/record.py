@@ -20,7 +20,7 @@ from sslim.files import read_json
 from sslim.identity import COMPUTATION
 from sslim.runs.folder import RECORD
 from sslim.runs.state import read_state
-from sslim.train.device import versions
+from sslim.version import versions
 
 MAY_MEND = frozenset(
     {

@@ -19,8 +19,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 
+from sslim.device import choose_device
 from sslim.errors import ConfigError
-from sslim.train.device import choose_device
 
 PATIENCE = 10.0
 """Seconds after which a process says what it waits for."""

@@ -17,14 +17,14 @@ from sslim.audio.batching import UpdateStream
 from sslim.audio.manifest import Skipped
 from sslim.audio.source import Source, StreamSettings
 from sslim.config import RunConfig, to_flat_dict
+from sslim.device import keep_freed_memory, looks_every
 from sslim.errors import OutputError, TrainingError
 from sslim.runs import checkpoint
 from sslim.runs.state import RunState
-from sslim.train.device import keep_freed_memory, looks_every
 from sslim.train.loop import LoopSettings, Progress, train
 from sslim.train.memory import seconds_that_fit
 from sslim.train.processes import Processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.step import TrainableTask
 from sslim.train.tracking import Trackers
 
@@ -39,7 +39,7 @@ class Session:
     """Log, state and checkpoints."""
     processes: Processes
     precision: torch.dtype
-    progress: ProgressBar
+    progress: StageBar
     state: RunState
     trackers: Trackers
     mended: bool = False

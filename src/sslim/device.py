@@ -1,17 +1,13 @@
-"""Where a run computes, in which precision, and with what."""
+"""Where something is computed, and in which precision."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import platform
-import subprocess
-from importlib import metadata
-from pathlib import Path
 
 import torch
 
-import sslim
 from sslim.errors import ConfigError
 
 MOST_BETWEEN_LOOKS = 10
@@ -85,33 +81,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads, {platform.machine()})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the result; `commit` where sslim runs from a git checkout."""
-    names = ("torch", "transformers", "accelerate", "soundfile", "soxr")
-    commit = _commit(Path(sslim.__file__).parent)
-    return {
-        "sslim": sslim.__version__,
-        **({"commit": commit} if commit else {}),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }
-
-
-def _commit(folder: Path) -> str:
-    """The commit that `folder` is a checkout of, `+` where files differ from it; empty without git."""
-    try:
-        # Only a repository of this program itself: an installed copy may lie inside somebody else's.
-        if not (folder.parents[1] / ".git").exists():
-            return ""
-        answer = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -15,16 +15,15 @@ from typing import Any
 
 import torch
 
-from sslim.backbone.convert.checkpoint import (
+from sslim.backbone.families import FAMILIES
+from sslim.backbone.formats.checkpoint import (
     Checkpoint,
     as_flag,
-    feature_extractor,
     heads_of_width,
     named,
     sizes_from_weights,
 )
-from sslim.backbone.convert.reading import StandIn
-from sslim.backbone.families import FAMILIES
+from sslim.backbone.formats.reading import StandIn
 from sslim.errors import ConversionError
 
 FINE_TUNED = "w2v_encoder.w2v_model."
@@ -146,9 +145,8 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
         sizes |= {"max_bucket_distance": int(settings.get("max_distance", 800))}
     if head:
         sizes |= {"vocab_size": head["lm_head.weight"].shape[0]}
-    config = _config(family, sizes)
-    ending = "ForCTC" if head else "Model"
-    config.architectures = [FAMILIES[family].stem.removeprefix("Sslim") + ending]
+    config = FAMILIES[family].dense_config_class(**sizes)
+    config.architectures = [FAMILIES[family].dense_class_name("ctc" if head else "")]
     prefix = f"{FAMILIES[family].prefix}." if head else ""
     notes = (f"left out {dropped} weights that only pre-training uses",) if dropped else ()
     if not told:
@@ -156,23 +154,11 @@ def from_fairseq(data: Mapping[str, Any], path: Path) -> Checkpoint:
     return Checkpoint(
         config,
         {f"{prefix}{name}": tensor for name, tensor in state.items()} | head,
-        feature_extractor(settings.flag("normalize", layer_norm)),
+        settings.flag("normalize", layer_norm),
         "a fairseq checkpoint" if family != "wavlm" else "a WavLM release",
         notes,
         _vocabulary(data),
     )
-
-
-def _config(family: str, sizes: Mapping[str, Any]) -> Any:
-    from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavLMConfig
-
-    classes = {
-        "hubert": HubertConfig,
-        "wav2vec2": Wav2Vec2Config,
-        "wavlm": WavLMConfig,
-        "data2vec-audio": Data2VecAudioConfig,
-    }
-    return classes[family](**sizes)
 
 
 def _family(

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from sslim.backbone.families import unusable
-from sslim.backbone.processing import preprocessor
 from sslim.errors import ConversionError
 
 STRIDES = {10: 5, 3: 2, 2: 2}
@@ -28,16 +27,12 @@ class Checkpoint:
     """A configuration of transformers (dense) or of ours (pruned)."""
     state: dict[str, torch.Tensor]
     """Weights under the names of the dense family."""
-    preprocessor: dict[str, Any]
+    normalise: bool
+    """Whether waveforms must be brought to zero mean and unit variance."""
     source_format: str
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """Further files of the folder (a vocabulary): name -> text."""
-
-
-def feature_extractor(normalise: bool) -> dict[str, Any]:
-    """`preprocessor_config.json` for a converted model."""
-    return preprocessor(normalise)
 
 
 def as_flag(value: Any, name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Foreign checkpoints -> Hugging Face folders, strictly: fairseq, torchaudio, DPHuBERT and DPWavLM.
+"""Foreign checkpoints (see `formats`), folders and hub ids -> folders that transformers loads.
 
-What a file is, is told by what it holds. Dense models become folders of the dense family, pruned ones
-folders of ours. A weight that is missing, left over or misshapen is an error that names it.
+Dense models become folders of the dense family, pruned ones folders of ours. A weight that is missing, left
+over or misshapen is an error that names it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslim.backbone.convert.checkpoint import Checkpoint
-from sslim.backbone.convert.fairseq import from_fairseq, is_fairseq
-from sslim.backbone.convert.reading import read_file
-from sslim.backbone.convert.torchaudio import from_torchaudio, is_torchaudio
-from sslim.backbone.places import Place, exists
+from sslim.backbone.families import FAMILIES, build, head_of
+from sslim.backbone.formats import read_checkpoint
+from sslim.backbone.loading import load_model
+from sslim.backbone.places import Place, exists, find
+from sslim.backbone.processing import read_tokenizer
+from sslim.backbone.saving import save_dense, save_folder
+from sslim.backbone.settings import configuration, settings_of
 from sslim.backbone.verify import ASIDE, RECORD
-from sslim.errors import ConversionError, OutputError, SslimError, TeacherError, first_line
+from sslim.errors import ConversionError, OutputError, TeacherError
 from sslim.files import read_json
-
-__all__ = ["Checkpoint", "Converted", "convert", "read_checkpoint"]
 
 ONCE_WRITTEN = (
     "config.json",
@@ -49,55 +49,6 @@ class Converted:
         return f"{self.out}: {self.family}, {self.parameters:,} parameters, from {self.source_format}{notes}"
 
 
-def read_checkpoint(file: str | Path, *, family: str | None = None) -> Checkpoint:
-    """Reads a foreign file into a configuration and weights under Hugging Face names.
-
-    Args:
-        file: a `.pt`, `.pth` or `.safetensors` file.
-        family: "hubert" or "wav2vec2", where the file does not say (torchaudio, DPHuBERT).
-
-    Raises:
-        ConversionError: the file is no checkpoint, or not of a format that is known.
-    """
-    path = Path(file)
-    data = read_file(path)
-    try:
-        if is_fairseq(data):
-            return _bounded(from_fairseq(data, path), path)
-        if is_torchaudio(data):
-            return _bounded(from_torchaudio(data, path, family), path)
-    except SslimError:
-        raise
-    except Exception as error:  # what a file contradicts first cannot be foreseen
-        raise ConversionError(
-            f"{path} contradicts its own format ({type(error).__name__}: {first_line(error)})",
-            "the file is damaged, or from a version that sslim does not know",
-        ) from error
-    names = list(data)[:5] if isinstance(data, dict) else [type(data).__name__]
-    held = ", ".join(name[:60] if isinstance(name, str) else type(name).__name__ for name in names)
-    raise ConversionError(
-        f"{path} is not a checkpoint that sslim knows: it holds {held or 'nothing'}",
-        "give a fairseq .pt, a torchaudio state dict or a DPHuBERT .pth",
-    )
-
-
-def _bounded(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """A checkpoint whose sizes are as believable as those of any other configuration.
-
-    Raises:
-        ConversionError: one is not; whoever asked for the configuration alone would believe it.
-    """
-    from sslim.backbone.settings import configuration
-
-    found = checkpoint.config
-    try:
-        configuration(type(found), found.to_dict(), str(path))
-    except TeacherError as error:
-        problem = error.problem.replace(" in config.json", "").replace("config.json", "it")
-        raise ConversionError(problem, "the file is damaged, or not what it seems") from error
-    return checkpoint
-
-
 def convert(
     file: str | Path,
     out: str | Path,
@@ -113,60 +64,57 @@ def convert(
             stays behind.
         out: the folder to write.
         force: replace what an earlier conversion wrote in `out`; other files stay.
-        family: see `read_checkpoint`.
+        family: see `formats.read_checkpoint`.
         revision: of a hub id.
 
     Raises:
-        ConversionError: see `read_checkpoint`; or a weight is missing, left over or misshapen.
+        ConversionError: see `formats.read_checkpoint`; or a weight is missing, left over or misshapen.
         TeacherError: a folder or hub id cannot be loaded.
         OutputError: `out` holds something else than an earlier conversion (or that, and `force` is not
             given), or cannot be written.
     """
-    from sslim.backbone.places import find
-    from sslim.backbone.saving import save_dense, save_folder
-
     out = Path(out)
     mine = _replaceable(out, force=force)
     # A path that is not there is the reader's to explain.
     if revision is None and (Path(file).suffix or exists(Path(file))) and not os.path.isdir(file):
-        found = _of_file(Path(file), family)
+        model = _of_file(Path(file), family)
     else:
-        found = _of_model(find(file, revision))
+        model = _of_model(find(file, revision))
     if exists(Path(file)) and _inside(Path(file), out) and Path(file).name in mine:
         raise OutputError(f"{file} lies in {out}, and would be replaced", "choose another name")
-    run = {"converted_from": found.described}
-    if found.dense is not None:
+    run = {"converted_from": model.described}
+    if model.dense is not None:
         save_dense(
             out,
-            found.dense,
-            found.whole,
-            normalise=found.normalise,
-            files=found.files,
+            model.dense,
+            model.whole,
+            normalise=model.normalise,
+            files=model.files,
             run=run,
             mine=mine,
         )
     else:
         save_folder(
             out,
-            found.whole,
-            normalise=found.normalise,
+            model.whole,
+            normalise=model.normalise,
             run=run,
-            tokenizer_from=found.folder,
+            tokenizer_from=model.folder,
             mine=mine,
         )
     _drop_stale(out, mine)
     return Converted(
         out=out,
-        family=str(found.whole.config.model_type).removeprefix("sslim-"),
-        source_format=str(found.described["format"]),
-        parameters=sum(parameter.numel() for parameter in found.whole.parameters()),
-        notes=found.notes,
+        family=str(model.whole.config.model_type).removeprefix("sslim-"),
+        source_format=str(model.described["format"]),
+        parameters=sum(parameter.numel() for parameter in model.whole.parameters()),
+        notes=model.notes,
     )
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A model to write, wherever it came from."""
+class _ModelToWrite:
+    """A model to write, wherever it comes from."""
 
     whole: Any
     dense: Any
@@ -178,18 +126,16 @@ class _Found:
     notes: tuple[str, ...] = ()
 
 
-def _of_file(file: Path, family: str | None) -> _Found:
-    from sslim.backbone.families import build, head_of
-
+def _of_file(file: Path, family: str | None) -> _ModelToWrite:
     checkpoint = read_checkpoint(file, family=family)
     try:
         whole = build(checkpoint.config, checkpoint.state, head_of(checkpoint.config), str(file))
     except TeacherError as error:
         raise ConversionError(error.problem, "the file is damaged, or not what it seems") from error
-    return _Found(
+    return _ModelToWrite(
         whole,
         checkpoint.config if _is_dense(whole) else None,
-        bool(checkpoint.preprocessor["do_normalize"]),
+        checkpoint.normalise,
         checkpoint.files,
         None,
         {"file": file.name, "format": checkpoint.source_format},
@@ -197,25 +143,17 @@ def _of_file(file: Path, family: str | None) -> _Found:
     )
 
 
-def _of_model(place: Place) -> _Found:
-    from sslim.backbone.families import FAMILIES
-    from sslim.backbone.loading import load_model
-    from sslim.backbone.processing import read_tokenizer
-    from sslim.backbone.settings import configuration, settings_of
-
+def _of_model(place: Place) -> _ModelToWrite:
     loaded = load_model(place.name)
     dense = None
     if _is_dense(loaded.whole):
-        stem = FAMILIES[loaded.family].stem
+        family = FAMILIES[loaded.family]
         dense = configuration(
-            FAMILIES[loaded.family].dense_config_class,
-            settings_of(loaded.whole.config),
-            place.name,
+            family.dense_config_class, settings_of(loaded.whole.config), place.name
         )
-        ending = type(loaded.whole).__name__.removeprefix(stem)
-        dense.architectures = [stem.removeprefix("Sslim") + ending]
+        dense.architectures = [family.dense_class_name(loaded.head)]
     described = {"file": place.repository or place.path.name, "format": "a folder of transformers"}
-    return _Found(
+    return _ModelToWrite(
         loaded.whole,
         dense,
         loaded.normalise,

@@ -14,17 +14,16 @@ from typing import Any
 
 import torch
 
-from sslim.backbone.convert.checkpoint import (
+from sslim.backbone.families import FAMILIES
+from sslim.backbone.formats.checkpoint import (
     Checkpoint,
     as_count,
     as_flag,
     as_list,
-    feature_extractor,
     heads_of_width,
     named,
     sizes_from_weights,
 )
-from sslim.backbone.families import FAMILIES
 from sslim.backbone.settings import WHOLE_NUMBERS
 from sslim.errors import ConversionError
 
@@ -105,25 +104,16 @@ def _dense(
         settings |= {"num_buckets": table.shape[0]}
     if head:
         settings |= {"vocab_size": head["lm_head.weight"].shape[0]}
-    config = _dense_config(family, settings)
-    config.architectures = [
-        FAMILIES[family].stem.removeprefix("Sslim") + ("ForCTC" if head else "Model")
-    ]
+    config = FAMILIES[family].dense_config_class(**settings)
+    config.architectures = [FAMILIES[family].dense_class_name("ctc" if head else "")]
     prefix = f"{FAMILIES[family].prefix}." if head else ""
     return Checkpoint(
         config,
         {f"{prefix}{name}": tensor for name, tensor in state.items()} | head,
-        feature_extractor(large),
+        large,
         "a torchaudio state dict",
         notes,
     )
-
-
-def _dense_config(family: str, settings: Mapping[str, Any]) -> Any:
-    from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
-
-    classes = {"hubert": HubertConfig, "wav2vec2": Wav2Vec2Config, "wavlm": WavLMConfig}
-    return classes[family](**settings)
 
 
 def _from_reference(
@@ -230,8 +220,8 @@ def _from_reference(
             "remove it from the file",
         )
     if dense and not scaled:
-        result = _dense_config(family, settings)
-        result.architectures = [FAMILIES[family].stem.removeprefix("Sslim") + "Model"]
+        result = FAMILIES[family].dense_config_class(**settings)
+        result.architectures = [FAMILIES[family].dense_class_name()]
     else:
         plan = {
             "conv": [list(range(size)) for size in channels],
@@ -247,11 +237,11 @@ def _from_reference(
         }
         settings |= {"plan": plan, "conv_output_scale": scaled}
         result = FAMILIES[family].config_class(**settings)
-        result.architectures = [FAMILIES[family].stem + "Model"]
+        result.architectures = [FAMILIES[family].model_class().__name__]
     return Checkpoint(
         result,
         state,
-        feature_extractor(as_flag(config["normalize_waveform"], "normalize_waveform")),
+        as_flag(config["normalize_waveform"], "normalize_waveform"),
         "a DPHuBERT file",
         notes,
     )
