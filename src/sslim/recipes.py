@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -154,3 +154,28 @@ def resolve(
         result = replace(result, device=str(device))
     result.validate()
     return result
+
+
+@dataclass(frozen=True)
+class Known:
+    """What settings leave open and is known once teacher, audio and machine have been looked at."""
+
+    layers: tuple[int, ...]
+    """Mapped layers, in the depth of the teacher."""
+    precision: str
+    """What `auto` means on the device."""
+    check_every: int
+    """Updates between two looks at the device's figures."""
+
+
+def complete(config: RunConfig, known: Known) -> RunConfig:
+    """The settings that are trained with, and that `sslim.json` records.
+
+    Only `seconds_per_batch` may still be open: what fits the memory is measured when training begins.
+    """
+    return replace(
+        config,
+        layers=known.layers,
+        precision=known.precision if config.precision == "auto" else config.precision,
+        check_every=config.check_every or known.check_every,
+    )
