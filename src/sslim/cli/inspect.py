@@ -31,6 +31,7 @@ def inspect(
     from sslim.errors import OutputError, first_line
     from sslim.files import write_json
     from sslim.report.inspect import inspect_model
+    from sslim.report.pictures import save_png
 
     inspection = inspect_model(model, revision=revision)
     if json_file is not None:
@@ -42,4 +43,4 @@ def inspect(
             ) from error
     inspection.render(Console())
     if png_file is not None:
-        inspection.save_png(png_file)
+        save_png(inspection, png_file)
