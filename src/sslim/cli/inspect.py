@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import JsonFile, Model, Revision
+
 
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id or a local folder.")],
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            "--revision",
-            metavar="NAME",
-            help="The branch, tag or commit of a hub id; the same as ID@NAME.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON.")
-    ] = None,
+    model: Model,
+    revision: Revision = None,
+    json_file: JsonFile = None,
     png_file: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="Draw the layers as a picture.")
     ] = None,
