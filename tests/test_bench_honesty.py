@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_what_a_library_prints_is_no_answer(file: Path) -> None:
         "worker.main()\n"
     )
     command = (sys.executable, "-c", code.format(path=str(file)))
-    with Worker(Contestant("m", "onnx", str(file), 1, command=command), 1) as worker:
+    with closing(Worker(Contestant("m", "onnx", str(file), 1, command=command), 1)) as worker:
         assert worker.run(0.1)["time"] > 0
 
 

@@ -115,18 +115,17 @@ def test_convert_passes_everything_on(behind: Any, capsys: Any) -> None:
 
 def test_inspect_shows_and_writes(behind: Any, capsys: Any, tmp_path: Path) -> None:
     inspect_model = behind("sslim.report.inspect", "inspect_model")
-    drawn: list[Path] = []
+    save_png = behind("sslim.report.pictures", "save_png")
     inspect_model.outcome = SimpleNamespace(
         to_dict=lambda: {"parameters": 5},
         render=lambda console: console.print("a table"),
-        save_png=drawn.append,
     )
     file, picture = tmp_path / "model.json", tmp_path / "model.png"
     assert cli.run(["inspect", "model", "--json", str(file), "--png", str(picture)]) == 0
     assert inspect_model.calls == [(("model",), {"revision": None})]
     assert capsys.readouterr().out == "a table\n"
     assert json.loads(file.read_text()) == {"parameters": 5}
-    assert drawn == [picture]
+    assert save_png.calls == [((inspect_model.outcome, picture), {})]
     missing = tmp_path / "none" / "model.json"
     assert cli.run(["inspect", "model", "--json", str(missing)]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from sslim.evaluate.diarisation import read_rttm
 from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.fitting import Schedule, fit
 from sslim.evaluate.outcome import Outcome
-from sslim.evaluate.probe import LabelledFeatures, fit_heads, probe
+from sslim.evaluate.probe import fit_heads
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.upstream import Upstream, open_upstream
@@ -189,8 +189,8 @@ def test_probes_do_not_score_untrained_heads() -> None:
         fit_heads(part, part, [2], learning_rates=(1e30,))
     assert fit_heads(part, part, [2], learning_rates=(1e30, 1e-2)).learning_rate == 1e-2
     with np.errstate(all="ignore"), pytest.raises(TrainingError):
-        huge = LabelledFeatures(part[0] * np.float32(1e38), labels[:, 0].tolist())
-        probe(huge, huge, huge)
+        huge = (part[0] * np.float32(1e38), labels)
+        fit_heads(huge, huge, [2])
 
 
 # --- scores that say nothing ---------------------------------------------------------------------

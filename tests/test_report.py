@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ from rich.console import Console
 from sslim.backbone.saving import save_folder
 from sslim.cli import run as command_line
 from sslim.demo import teacher_path
-from sslim.errors import OutputError
 from sslim.report.inspect import inspect_model
-from sslim.report.pictures import draw_curves, draw_method
+from tests.conftest import REPOSITORY
 from tests.models import tiny_teacher
 from tests.test_saved_folder import compressed
 
@@ -63,24 +63,6 @@ def test_a_dense_model_is_all_kept() -> None:
     assert all(row["heads"] == row["dense_heads"] for row in facts["layers"])
 
 
-def test_pictures(tmp_path: Path) -> None:
-    draw_method(tmp_path / "method.svg")
-    assert "<svg" in (tmp_path / "method.svg").read_text()
-    lines = [
-        {
-            "stage": "stage1",
-            "update": update,
-            "loss": -0.1 * update,
-            "sparsity": 0.1 * update,
-            "target": 0.5,
-            "shrinks": float(update > 2),
-            "open.conv": 0.9,
-            "open.ffn": 0.5,
-        }
-        for update in range(1, 5)
-    ] + [{"stage": "stage2", "update": 1, "loss": -0.5}]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    draw_curves(tmp_path, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(OutputError, match=r"no metrics\.jsonl"):
-        draw_curves(tmp_path / "gone", tmp_path / "x.png")
+def test_the_method_is_drawn(tmp_path: Path) -> None:
+    runpy.run_path(str(REPOSITORY / "docs" / "pictures.py"))["draw_method"](tmp_path / "x.svg")
+    assert "<svg" in (tmp_path / "x.svg").read_text()

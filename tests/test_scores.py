@@ -360,8 +360,8 @@ def test_patience_waits_for_a_head_that_has_not_begun() -> None:
 
     schedule = Schedule(epochs=40, batch=1, patience=2)
 
-    def trained(scale: float) -> float:
-        found = fit(
+    def trained(scale: float) -> Slow:
+        return fit(
             Slow,
             lambda head, _: scale * head.weight.abs() + (1 - scale),
             validate,
@@ -369,10 +369,9 @@ def test_patience_waits_for_a_head_that_has_not_begun() -> None:
             learning_rates=(0.5,),
             seeds=(0,),
             schedule=schedule,
-        )
-        return found.validation
+        ).heads[0]
 
-    assert trained(1.0) == pytest.approx(0.1)
+    assert float(trained(1.0).weight) <= 5
     assert 8 < len(seen) < 40  # and then patience ends it
     seen.clear()
     trained(0.0)

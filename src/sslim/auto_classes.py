@@ -1,9 +1,10 @@
 """Makes transformers' Auto classes know our models once both are imported, in either order.
 
-Registering needs the model classes, hence torch; `import sslim` must not cost that. So where
-transformers is there already we register at once, and otherwise when its import has just ended;
-that moment is safe: no module of transformers is half imported then. The one other thing that may
-be half imported is our own `sslim.backbone` (its modules import transformers): we wait for it too.
+Registering needs the model classes, hence torch, which `import sslim` must not cost; and transformers has no
+entry point that it would look for by itself. So imports are watched: where transformers is there already we
+register at once, otherwise when its import has just ended; that moment is safe, for no module of transformers
+is half imported then. The one other thing that may be half imported is our own `sslim.backbone` (its modules
+import transformers): we wait for it too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def register_when_imported() -> None:
 
 
 def _register() -> None:
-    from sslim.backbone.registration import register
+    from sslim.backbone.families import register
 
     register()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from sslim.cli.arguments import JsonFile
 from sslim.errors import ConfigError, visible
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def bench(
         float | None,
         typer.Option(help="Of the machine: adds the cost of 1,000 hours of audio."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure each MODEL in each runtime in turn: latency, memory, file size, cost."""
     from sslim.deploy.bench import REPEATS, SECONDS, THREADS

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import CacheFolder
 from sslim.errors import ConfigError, OutputError
 
 DAY = 86_400.0
 
 
 def cache(
-    folder: Annotated[
-        Path | None, typer.Option("--cache", metavar="DIR", help="As for sslim evaluate.")
-    ] = None,
+    folder: CacheFolder = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all of them.")] = False,
     older_than: Annotated[
         float | None,

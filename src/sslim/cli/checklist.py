@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import Language
+
 
 def checklist(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a model.")],
-    lang: Annotated[str, typer.Option(help="en or ja.")] = "en",
+    lang: Language = "en",
     init: Annotated[
         bool, typer.Option("--init", help="Make rollout.toml, for what people decide.")
     ] = False,

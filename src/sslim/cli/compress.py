@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import Device, OutFolder, Revision, Setting, Where, parse_where
 from sslim.errors import ConfigError
-
-HELP_SETTING = "Change one setting, such as stage1.updates=2000. Can be repeated."
 
 
 def compress(
@@ -27,7 +25,7 @@ def compress(
             "a lhotse manifest, or shards (lhotse Shar or WebDataset: a folder of .tar).",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: OutFolder,
     params: Annotated[
         str | None,
         typer.Option(
@@ -43,24 +41,14 @@ def compress(
     config: Annotated[
         Path | None, typer.Option(metavar="RUN.TOML", help="A file of settings.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=HELP_SETTING)
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=VALUE", help="Only these rows of a CSV manifest. Can be repeated."
-        ),
-    ] = None,
+    settings: Setting = None,
+    where: Where = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that is in OUT.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The branch, tag or commit of a hub id; as ID@NAME."),
-    ] = None,
+    device: Device = "auto",
+    revision: Revision = None,
 ) -> None:
     """Compress TEACHER with the speech in AUDIO and write the small model to OUT.
 
@@ -113,22 +101,3 @@ def _report(out: Path) -> None:
         typer.echo(f"report: {write_report([out], out / 'report.html')}")
     except (SslimError, OSError) as error:
         typer.echo(f"no report: {error}", err=True)
-
-
-def parse_where(conditions: Sequence[str]) -> dict[str, str]:
-    """`["split=train"]` as `{"split": "train"}`.
-
-    Raises:
-        ConfigError: a condition has no `=`, or a column is named twice.
-    """
-    columns: dict[str, str] = {}
-    for condition in conditions:
-        column, equals, value = condition.partition("=")
-        if not equals or not column.strip():
-            raise ConfigError(f"--where needs column=value, got '{condition}'")
-        if column.strip() in columns:
-            raise ConfigError(
-                f"--where names the column '{column.strip()}' twice", "Give each column one value"
-            )
-        columns[column.strip()] = value.strip()
-    return columns

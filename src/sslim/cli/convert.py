@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sslim.cli.arguments import OutFolder, Revision
 
 
 def convert(
@@ -17,18 +18,11 @@ def convert(
             "DPHuBERT or DPWavLM (.pth); or a folder or hub id, whose weights become safetensors.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: OutFolder,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier conversion in OUT.")
     ] = False,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            "--revision",
-            metavar="NAME",
-            help="The branch, tag or commit of a hub id; the same as ID@NAME.",
-        ),
-    ] = None,
+    revision: Revision = None,
 ) -> None:
     """Turn a checkpoint FILE of another project, or a model with code or pickles, into a plain folder OUT."""
     from sslim.backbone.convert import convert as run

@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
-from sslim.cli.compress import HELP_SETTING
+from sslim.cli.arguments import OutFolder, Setting
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")] = Path(
-        "demo-output"
-    ),
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=HELP_SETTING)
-    ] = None,
+    out: OutFolder = Path("demo-output"),
+    settings: Setting = None,
     force: Annotated[
         bool, typer.Option("--force/--keep", help="Replace what is in OUT, or refuse to.")
     ] = False,

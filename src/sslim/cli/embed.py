@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import OutFolder
+
 
 def embed(
     model: Annotated[
@@ -15,7 +17,7 @@ def embed(
     audio: Annotated[
         Path, typer.Argument(metavar="AUDIO", help="A file, a folder, or a list of files.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: OutFolder,
     format: Annotated[str, typer.Option(help="npz, safetensors or parquet.")] = "npz",
     layer: Annotated[
         str, typer.Option(help="last, a number (0: input of the first layer), or all.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sslim.cli.compress import parse_where
+from sslim.cli.arguments import CacheFolder, Device, JsonFile, Where, parse_where
 from sslim.errors import ConfigError, OutputError, first_line
 
 if TYPE_CHECKING:
@@ -45,19 +45,14 @@ def evaluate(
     root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the suite's corpora lie.")
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Only these rows. Can be repeated."),
-    ] = None,
+    where: Where = None,
     split_column: Annotated[
         str, typer.Option(help="The column with train, valid, test.")
     ] = "split",
     folds: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Each value is the test part once.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything here as well.")
-    ] = None,
+    json_file: JsonFile = None,
     seeds: Annotated[int, typer.Option(help="How many heads are trained, each from its seed.")] = 3,
     learning_rates: Annotated[
         str, typer.Option(metavar="A,B", help="To choose from on the validation part.")
@@ -97,13 +92,11 @@ def evaluate(
     random_labels: Annotated[
         bool, typer.Option("--random-labels", help="Shuffle training labels: what is chance?")
     ] = False,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where features are kept.")
-    ] = None,
+    cache: CacheFolder = None,
     cache_gib: Annotated[
         float, typer.Option(help="Most disk for features; see sslim cache.")
     ] = 20.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Device = "auto",
     precision: Annotated[
         str, typer.Option(help="Of the features: float32, bfloat16 or auto.")
     ] = "float32",

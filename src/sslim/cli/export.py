@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import Model, Where, parse_where
+from sslim.errors import ConfigError
+
 
 def export(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, hub id or checkpoint file.")
-    ],
+    model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     format: Annotated[
         str,
@@ -25,10 +26,7 @@ def export(
             "Default: the run's own audio, else signals made here.",
         ),
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a CSV. Can be repeated."),
-    ] = None,
+    where: Where = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +50,7 @@ def export(
     ] = False,
 ) -> None:
     """Export MODEL to OUT, run the file and compare it with the model, layer by layer."""
-    from sslim.cli.compress import parse_where
     from sslim.deploy.export import FORMATS
-    from sslim.errors import ConfigError
 
     if format not in FORMATS:
         raise ConfigError(f"the format {format!r} is unknown", f"use one of {', '.join(FORMATS)}")

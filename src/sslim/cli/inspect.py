@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import JsonFile, Model, Revision
+
 
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id or a local folder.")],
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            "--revision",
-            metavar="NAME",
-            help="The branch, tag or commit of a hub id; the same as ID@NAME.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON.")
-    ] = None,
+    model: Model,
+    revision: Revision = None,
+    json_file: JsonFile = None,
     png_file: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="Draw the layers as a picture.")
     ] = None,
@@ -31,6 +24,7 @@ def inspect(
     from sslim.errors import OutputError, first_line
     from sslim.files import write_json
     from sslim.report.inspect import inspect_model
+    from sslim.report.pictures import save_png
 
     inspection = inspect_model(model, revision=revision)
     if json_file is not None:
@@ -42,4 +36,4 @@ def inspect(
             ) from error
     inspection.render(Console())
     if png_file is not None:
-        inspection.save_png(png_file)
+        save_png(inspection, png_file)

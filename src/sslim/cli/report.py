@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sslim.cli.arguments import Language
+
 
 def report(
     runs: Annotated[
@@ -19,7 +21,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Default: report.html in RUN, or here for several."),
     ] = None,
-    lang: Annotated[str, typer.Option(help="en or ja.")] = "en",
+    lang: Language = "en",
     evidence: Annotated[
         list[Path] | None,
         typer.Option(

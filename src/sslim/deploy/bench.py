@@ -15,9 +15,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sslim.deploy.parts import Part, whole
@@ -141,7 +141,7 @@ class Benchmark:
 
 
 class Worker:
-    """A contestant's process. Use as a context manager.
+    """A contestant's process. Ends with `close`, so use it in `contextlib.closing`.
 
     Raises:
         SslimError: the process ended; its last line says why.
@@ -216,17 +216,6 @@ class Worker:
         self.process.kill()
         self.process.communicate()
         self._errors.close()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def contestants(
@@ -380,39 +369,35 @@ def measure(
     rates_at: dict[str, Any] = {}
     others: list[float] = []
     for count in dict.fromkeys(threads):
-        workers: list[Worker] = []
-        try:
-            for entry in entries:
-                workers.append(Worker(entry, count))
-            core = Worker(Contestant("large products", "rates", "", 0), count)
-            workers.append(core)
-            load = Load([worker.process.pid for worker in workers])
+        with ExitStack() as processes:
+            workers = [processes.enter_context(closing(Worker(entry, count))) for entry in entries]
+            core = processes.enter_context(
+                closing(Worker(Contestant("large products", "rates", "", 0), count))
+            )
+            load = Load([worker.process.pid for worker in (*workers, core)])
             rounds: list[dict[str, Any]] = []
-            found: list[tuple[float, list[list[float]], list[int]]] = []
+            measured: list[tuple[float, list[list[float]], list[int]]] = []
             for length in sorted(set(seconds)):
                 say(f"{count} thread(s), {length:g} s of audio")
-                for worker in workers[:-1]:
+                for worker in workers:
                     worker.run(length)  # the first run of a length plans its memory
-                times: list[list[float]] = [[] for _ in entries]
-                peaks = [0] * len(entries)
+                times: list[list[float]] = [[] for _ in workers]
+                peaks = [0] * len(workers)
                 for _ in range(repeats):
-                    for number, worker in enumerate(workers[:-1]):
+                    for number, worker in enumerate(workers):
                         answer = worker.run(length)
                         times[number].append(answer["time"])
                         peaks[number] = answer["peak_bytes"]
                     rounds.append(core.run(length)["rates"])
-                found.append((length, times, peaks))
+                measured.append((length, times, peaks))
             others.append(load.others())
-            rates_at[str(count)] = rates(rounds)
-            # Shares come last: profiling opens an exported file once more, and that memory is nobody's need.
-            for length, times, peaks in found:
-                for worker, own, peak in zip(workers[:-1], times, peaks, strict=True):
-                    rows.append(
-                        _row(worker, count, length, own, peak, times[0], rates_at[str(count)])
-                    )
-        finally:
-            for worker in workers:
-                worker.close()
+            core_rates = rates_at[str(count)] = rates(rounds)
+            # Profiling opens an exported file once more; that memory must not count, so shares come last.
+            rows += [
+                _row(worker, count, length, times[number], peaks[number], times[0], core_rates)
+                for length, times, peaks in measured
+                for number, worker in enumerate(workers)
+            ]
     about |= {
         "load_during": max(others, default=0.0),
         "load_after": load_now(),

@@ -1,15 +1,13 @@
 """Files of features, written piece by piece: npz, safetensors, Parquet.
 
 Features arrive in a plain file first (`.partial`, float32, appended chunk by chunk), which is what an
-interrupted run goes on from. When a recording is finished they are copied, in bounded memory, into the format
-that was asked for.
+interrupted run goes on from. When a recording is finished they are copied into the format that was asked for,
+mapped into memory rather than read, so that hours of features need none of their own.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from sslim.errors import ConfigError
 from sslim.files import written_whole
 
 FORMATS = ("npz", "safetensors", "parquet")
-COPIED = 2**24
-"""Bytes that are copied at once."""
+ROW_GROUP = 2**24
+"""Bytes of features in each row group of a Parquet file."""
 
 
 class Partial:
@@ -35,8 +33,8 @@ class Partial:
     def __init__(self, path: Path, shape: tuple[int, ...], chunk: int) -> None:
         self.path, self.shape = path, shape
         self.frame_bytes = 4 * int(np.prod(shape))
-        whole = path.stat().st_size // self.frame_bytes if path.exists() else 0
-        self.frames = whole - whole % chunk
+        complete = path.stat().st_size // self.frame_bytes if path.exists() else 0
+        self.frames = complete - complete % chunk
         if path.exists():
             with path.open("r+b") as stream:
                 stream.truncate(self.frames * self.frame_bytes)
@@ -47,65 +45,49 @@ class Partial:
             stream.write(np.ascontiguousarray(features, dtype="<f4").tobytes())
         self.frames += len(features)
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All frames, some at a time."""
-        count = max(1, COPIED // self.frame_bytes)
-        with self.path.open("rb") as stream:
-            while data := stream.read(count * self.frame_bytes):
-                yield np.frombuffer(data, "<f4").reshape(-1, *self.shape)
-
     def finish(self, out: Path, about: dict[str, str]) -> None:
         """Copies into the format that `out` is named for, and goes away."""
-        shape = (self.frames, *self.shape)
+        features = np.memmap(self.path, "<f4", "r", shape=(self.frames, *self.shape))
         with written_whole(out) as aside:
-            WRITERS[out.suffix.removeprefix(".")](aside, shape, self.blocks(), about)
+            WRITERS[out.suffix.removeprefix(".")](aside, features, about)
         self.path.unlink()
 
 
-def _npz(
-    path: Path, shape: tuple[int, ...], blocks: Iterator[np.ndarray], about: dict[str, str]
-) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        with archive.open("features.npy", "w", force_zip64=True) as stream:
-            np.lib.format.write_array_header_2_0(stream, header)
-            for block in blocks:
-                stream.write(block.tobytes())
-        for name, text in about.items():
-            with archive.open(f"{name}.npy", "w") as stream:
-                np.lib.format.write_array(stream, np.array(text), allow_pickle=False)
+def _npz(path: Path, features: np.ndarray, about: dict[str, str]) -> None:
+    arrays: dict[str, Any] = {"features": features, **about}
+    with path.open("wb") as stream:  # of a name alone, numpy would make one that ends in .npz
+        np.savez(stream, **arrays)
 
 
-def _safetensors(
-    path: Path, shape: tuple[int, ...], blocks: Iterator[np.ndarray], about: dict[str, str]
-) -> None:
-    size = 4 * int(np.prod(shape))
+def _safetensors(path: Path, features: np.ndarray, about: dict[str, str]) -> None:
+    """By hand: the library writes `about` in another order each time, so no two files would be equal."""
     header = {
         "__metadata__": about,
-        "features": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]},
+        "features": {
+            "dtype": "F32",
+            "shape": list(features.shape),
+            "data_offsets": [0, features.nbytes],
+        },
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for block in blocks:
-            stream.write(block.tobytes())
+        stream.write(features.data)
 
 
-def _parquet(
-    path: Path, shape: tuple[int, ...], blocks: Iterator[np.ndarray], about: dict[str, str]
-) -> None:
+def _parquet(path: Path, features: np.ndarray, about: dict[str, str]) -> None:
     arrow, parquet = _pyarrow()
-    width = int(np.prod(shape[1:]))
+    width = int(np.prod(features.shape[1:]))
     kind = arrow.list_(arrow.float32(), width)
     schema = arrow.schema([("frame", arrow.int64()), ("features", kind)], metadata=about)
-    at = 0
+    count = max(1, ROW_GROUP // (4 * width))
     with parquet.ParquetWriter(path, schema) as writer:
-        for block in blocks:
-            rows = arrow.FixedSizeListArray.from_arrays(arrow.array(block.reshape(-1)), width)
-            index = arrow.array(np.arange(at, at + len(block)))
+        for start in range(0, len(features), count):
+            values = np.array(features[start : start + count])
+            rows = arrow.FixedSizeListArray.from_arrays(arrow.array(values.reshape(-1)), width)
+            index = arrow.array(np.arange(start, start + len(values)))
             writer.write_table(arrow.Table.from_arrays([index, rows], schema=schema))
-            at += len(block)
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -44,8 +44,6 @@ class Fit(Generic[Head]):
 
     heads: tuple[Head, ...]
     learning_rate: float
-    validation: float
-    """Mean over seeds; lower is better."""
 
 
 def layer_statistics(features: FrameFeatures) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,9 +127,7 @@ def fit(
     best = min(searched, key=lambda rate: (searched[rate][0], rate))
     found = [searched[best], *(one(best, seed) for seed in seeds[1:])]
     check_trained([score for score, _ in found], learning_rates, seeds)
-    return Fit(
-        tuple(head for _, head in found), best, float(np.mean([score for score, _ in found]))
-    )
+    return Fit(tuple(head for _, head in found), best)
 
 
 def check_trained(

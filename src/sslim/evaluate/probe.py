@@ -13,7 +13,7 @@ Shape legend: N clips, L layers, D width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sslim.errors import ConfigError
 from sslim.evaluate.fitting import check_trained
-
-Extract = Callable[[np.ndarray], np.ndarray]
-"""A waveform (samples,) float32 at 16 kHz -> its features (L, frames, D), or (frames, D) for one layer."""
 
 HIDDEN = 256
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
@@ -34,124 +30,6 @@ PATIENCE = 30
 """Passes without a better validation loss after which training stops."""
 BATCH = 4096
 """Clips per step; fewer clips than this are one step per pass."""
-
-
-@dataclass(frozen=True)
-class LabelledFeatures:
-    """Pooled features (N, L, D) and the class of each."""
-
-    features: np.ndarray
-    labels: Sequence[Hashable]
-
-    def __post_init__(self) -> None:
-        if self.features.ndim != 3 or len(self.features) != len(self.labels):
-            raise ValueError(
-                f"expected features (N, layers, width) and N labels, got {self.features.shape} and "
-                f"{len(self.labels)} labels"
-            )
-
-    def where(self, chosen: Sequence[bool]) -> LabelledFeatures:
-        """The chosen clips only."""
-        mask = np.asarray(chosen, dtype=bool)
-        labels = [label for label, take in zip(self.labels, mask, strict=True) if take]
-        return LabelledFeatures(self.features[mask], labels)
-
-
-@dataclass(frozen=True)
-class ProbeScore:
-    """Test accuracy over seeds, as shares of 1."""
-
-    per_seed: tuple[float, ...]
-    validation: float
-    """Mean accuracy over seeds on the validation part, at the learning rate that it chose."""
-    learning_rate: float
-    chance: float
-    """Accuracy of always naming the class that is most frequent in the test part."""
-    clips: int
-    """Size of the test part."""
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over seeds."""
-        return float(np.mean(self.per_seed))
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over seeds (of the sample; 0 for one seed)."""
-        return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else 0.0
-
-
-def pooled_features(extract: Extract, clips: Iterable[np.ndarray]) -> np.ndarray:
-    """Mean over time of every layer's features.
-
-    Args:
-        extract: any callable; see `Extract`. It sees one clip at a time, so nothing is padded (padding
-            would change what models with a GroupNorm compute).
-        clips: waveforms (samples,).
-
-    Returns:
-        (N, L, D) float32.
-
-    Raises:
-        ConfigError: there are no clips, or a feature is not finite.
-    """
-    rows = []
-    for clip in clips:
-        features = np.asarray(extract(clip), dtype=np.float32)
-        if features.ndim == 2:
-            features = features[None]
-        rows.append(features.mean(axis=1))
-    if not rows:
-        raise ConfigError("there are no clips to probe", "give at least one clip per part")
-    pooled = np.stack(rows)
-    if not np.isfinite(pooled).all():
-        raise ConfigError("the features hold values that are not finite", "check the model")
-    return pooled
-
-
-def probe(
-    train: LabelledFeatures,
-    valid: LabelledFeatures,
-    test: LabelledFeatures,
-    *,
-    seeds: Sequence[int] = (0, 1, 2),
-    learning_rates: Sequence[float] = LEARNING_RATES,
-) -> ProbeScore:
-    """Trains the head on frozen features and scores it.
-
-    Raises:
-        ConfigError: a class of `valid` or `test` never occurs in `train`, or there is only one class.
-    """
-    classes = {label: index for index, label in enumerate(sorted(set(train.labels), key=str))}
-    unseen = sorted({str(x) for x in (*valid.labels, *test.labels) if x not in classes})
-    if unseen:
-        raise ConfigError(
-            f"{len(unseen)} class(es) of the validation or test part never occur in the training part, "
-            f"such as {unseen[0]!r}",
-            "split so that every class has training clips",
-        )
-    if len(classes) < 2:
-        raise ConfigError("a probe needs at least two classes, got one", "check the label column")
-
-    def numbers(part: LabelledFeatures) -> np.ndarray:
-        return np.array([[classes[label]] for label in part.labels])
-
-    fitted = fit_heads(
-        (train.features, numbers(train)),
-        (valid.features, numbers(valid)),
-        (len(classes),),
-        seeds=seeds,
-        learning_rates=learning_rates,
-    )
-    right = fitted.right(test.features, numbers(test))
-    counts = np.unique(numbers(test), return_counts=True)[1]
-    return ProbeScore(
-        per_seed=tuple(right.mean(axis=1).tolist()),
-        validation=fitted.validation,
-        learning_rate=fitted.learning_rate,
-        chance=float(counts.max() / counts.sum()),
-        clips=len(test.labels),
-    )
 
 
 class PooledHead(nn.Module):
@@ -193,8 +71,7 @@ class FittedHeads:
     slots: tuple[int, ...]
     """Classes of each question that is answered; one, but for intents, which have three."""
     learning_rate: float
-    validation: float
-    """Mean accuracy over seeds on the validation part, at the learning rate that it chose."""
+    """The one that the validation part chose."""
 
     @torch.no_grad()
     def answers(self, features: np.ndarray) -> np.ndarray:
@@ -246,7 +123,7 @@ def fit_heads(
     best = max(means, key=lambda rate: (means[rate] if means[rate] >= 0 else -1.0, -rate))
     check_trained([score for score, _ in runs[best]], learning_rates, seeds)
     heads = tuple(head for _, head in runs[best])
-    return FittedHeads(heads, mean, spread, tuple(slots), best, means[best])
+    return FittedHeads(heads, mean, spread, tuple(slots), best)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, slots: tuple[int, ...]) -> torch.Tensor:

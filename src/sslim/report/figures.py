@@ -96,32 +96,25 @@ def _short(text: str, most: int = 160) -> str:
 
 def layers(evidence: Evidence, words: Words) -> list[Picture]:
     """Channels, heads and feed-forward units of teacher and student; hover shows indices."""
-    say, shape, plan = words.say, evidence.inspection.shape, evidence.inspection.plan
-    kept: list[tuple[str, str, list[tuple[int, ...] | None], list[int], int]] = [
-        ("conv", "convolution", list(plan.conv), list(shape.conv_channels), 0),
-        ("heads", "layer", [row.heads for row in plan.layers], [shape.heads] * shape.layers, 1),
-        (
-            "ffn",
-            "layer",
-            [row.ffn for row in plan.layers],
-            [shape.intermediate_size] * shape.layers,
-            1,
-        ),
-    ]
+    say = words.say
     pictures = []
-    for key, axis, units, dense, first in kept:
-        places = list(range(first, first + len(units)))
-        counts = [0 if row is None else len(row) for row in units]
+    for key, units in evidence.inspection.kept_units().items():
+        axis = "convolution" if key == "conv" else "layer"
+        numbers = [row.number for row in units]
+        dense = [row.dense for row in units]
+        counts = [len(row.kept or ()) for row in units]
         texts = [
-            say("removed") if row is None else say("kept_indices", indices=ranges(row) or "-")
+            say("removed")
+            if row.kept is None
+            else say("kept_indices", indices=ranges(row.kept) or "-")
             for row in units
         ]
         figure = _graphs().Figure()
         figure.add_bar(
-            x=places, y=dense, name=say("teacher"), marker_color=GREY, hovertemplate="%{y}"
+            x=numbers, y=dense, name=say("teacher"), marker_color=GREY, hovertemplate="%{y}"
         )
         figure.add_bar(
-            x=places,
+            x=numbers,
             y=counts,
             name=say("student"),
             marker_color=BLUE,
@@ -129,10 +122,10 @@ def layers(evidence: Evidence, words: Words) -> list[Picture]:
             hovertemplate="%{y}<br>%{customdata}",
         )
         figure.update_layout(barmode="overlay", title={"text": say(key)}, hovermode="x unified")
-        figure.update_xaxes(title={"text": say(axis)}, dtick=1 if len(places) <= 12 else 4)
+        figure.update_xaxes(title={"text": say(axis)}, dtick=1 if len(numbers) <= 12 else 4)
         rows = tuple(
-            (str(place), str(size), str(count), text)
-            for place, size, count, text in zip(places, dense, counts, texts, strict=True)
+            (str(number), str(size), str(count), text)
+            for number, size, count, text in zip(numbers, dense, counts, texts, strict=True)
         )
         columns = (say(axis), say("teacher"), say("student"), say("kept"))
         pictures.append(_picture(f"layers-{key}", say(key), figure, Table(columns, rows), 300))

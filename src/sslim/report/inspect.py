@@ -7,21 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from sslim.cost import MACS_SECONDS, macs, parameters
-from sslim.errors import OutputError
 from sslim.layout import ModelShape, layout_of
 from sslim.plan import PruningPlan
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 BAR = 16
 """Characters of a full bar."""
+
+
+@dataclass(frozen=True)
+class KeptUnits:
+    """What is left of one convolution's channels, or of one layer's heads or feed-forward units."""
+
+    number: int
+    """Convolutions count from 0, layers from 1."""
+    dense: int
+    kept: tuple[int, ...] | None
+    """Indices in the dense model; None: the whole block is gone."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,22 @@ class Inspection:
     name: str
     shape: ModelShape
     plan: PruningPlan
+
+    def kept_units(self) -> dict[str, list[KeptUnits]]:
+        """`conv`, `heads` and `ffn` -> what every convolution or layer keeps."""
+        shape, layers = self.shape, list(enumerate(self.plan.layers, start=1))
+        return {
+            "conv": [
+                KeptUnits(number, size, kept)
+                for number, (size, kept) in enumerate(
+                    zip(shape.conv_channels, self.plan.conv, strict=True)
+                )
+            ],
+            "heads": [KeptUnits(number, shape.heads, layer.heads) for number, layer in layers],
+            "ffn": [
+                KeptUnits(number, shape.intermediate_size, layer.ffn) for number, layer in layers
+            ],
+        }
 
     def parts(self) -> dict[str, dict[str, int]]:
         """Part of the model -> parameters and MACs per second of audio, now and dense."""
@@ -105,51 +128,6 @@ class Inspection:
         for table in (convolutions, layers, parts):
             console.print(table)
 
-    def save_png(self, path: str | Path) -> None:
-        """Draws the kept units as a picture.
-
-        Raises:
-            OutputError: matplotlib is missing, or the file cannot be written.
-        """
-        figure = self.figure()
-        try:
-            figure.savefig(path, dpi=150, format="png")
-        except OSError as error:
-            raise OutputError(
-                f"'{path}' cannot be written: {error.strerror}", "name another file"
-            ) from error
-
-    def figure(self) -> Figure:
-        """Bars of what is kept, for a picture file (needs matplotlib)."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise OutputError(
-                "pictures need matplotlib, which is not installed",
-                "install it with pip install 'sslim[plot]'",
-            ) from error
-        facts = self.to_dict()
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
-        front, heads, ffn = figure.subplots(1, 3, width_ratios=(1, 1.4, 1.4))
-        rows = facts["convolutions"]
-        _columns(
-            front, "conv channels", [r["channels"] for r in rows], [r["dense"] for r in rows], 0
-        )
-        rows = facts["layers"]
-        _columns(
-            heads,
-            "attention heads",
-            [r["heads"] or 0 for r in rows],
-            [r["dense_heads"] for r in rows],
-            1,
-        )
-        _columns(ffn, "FFN units", [r["ffn"] or 0 for r in rows], [r["dense_ffn"] for r in rows], 1)
-        share = facts["parameters"] / facts["dense_parameters"]
-        figure.suptitle(
-            f"{facts['parameters']:,} of {facts['dense_parameters']:,} parameters ({share:.1%})"
-        )
-        return figure
-
 
 def _bar(kept: int | None, size: int) -> tuple[str, str]:
     if kept is None:
@@ -172,16 +150,6 @@ def _short(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
-
-
-def _columns(axes: Any, title: str, kept: list[int], dense: list[int], first: int) -> None:
-    places = range(first, first + len(kept))
-    axes.bar(places, dense, color="#d9dde3", label="dense")
-    axes.bar(places, kept, color="#2563a8", label="kept")
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("convolution" if first == 0 else "layer", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
 
 
 def inspect_model(model: str | Path, *, revision: str | None = None) -> Inspection:
