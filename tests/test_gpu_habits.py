@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslim.backbone.modeling_sslim import PositionalConv, StackedPositionalConv
 from sslim.cli import run as command_line
+from sslim.config import UNITS
 from sslim.distill import task as task_module
 from sslim.distill.losses import distillation_loss
 from sslim.distill.task import JointTask
@@ -383,8 +384,7 @@ def three_updates(task: JointTask) -> None:
 
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_nothing_in_an_update_asks_the_device(family: str, size: str) -> None:
-    kinds = ("conv", "head", "ffn", "attention_block", "ffn_block")
-    three_updates(joint_task(teacher(family, size), kinds, normalise_waveform=size == "large"))
+    three_updates(joint_task(teacher(family, size), UNITS, normalise_waveform=size == "large"))
 
 
 def test_noise_by_way_of_the_device_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

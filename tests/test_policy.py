@@ -23,9 +23,9 @@ ROOMS = (
     "files",
     "identity",
     "target",
+    "layout",
     "config",
     "recipes",
-    "layout",
     "cost",
     "plan",
     "audio",
@@ -40,7 +40,7 @@ ROOMS = (
     "demo",
     "cli",
 )
-PURE = ("errors", "files", "identity", "target", "config", "recipes", "layout", "cost", "plan")
+PURE = ("errors", "files", "identity", "target", "layout", "config", "recipes", "cost", "plan")
 # What stands before the rooms: it knows them by name and imports them when they are asked for.
 FRONT = {"__init__", "__main__", "auto_classes"}
 MOST_LINES = 600

@@ -6,24 +6,18 @@ picture has its own white ground, so it can be read on a dark page.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslim.errors import OutputError
+from sslim.layout import KINDS
 from sslim.report.formats import log as read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY, INK = "#2563a8", "#d9730d", "#2e7d5b", "#d9dde3", "#1f2933"
-KIND_NAMES = {
-    "conv": "conv channels",
-    "head": "attention heads",
-    "ffn": "FFN units",
-    "attention_block": "attention blocks",
-    "ffn_block": "FFN blocks",
-}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -65,7 +59,7 @@ def draw_curves(run: str | Path, out: str | Path) -> None:
         sparsity.plot(steps, [line["target"] for line in joint], color=GREY, lw=3, label="target")
         sparsity.plot(steps, [line["sparsity"] for line in joint], color=BLUE, label="expected")
         colours = (BLUE, ORANGE, GREEN, "#8a4fbf", "#6b7280")
-        for (kind, label), colour in zip(KIND_NAMES.items(), colours, strict=True):
+        for (kind, label), colour in zip(KINDS.items(), cycle(colours), strict=False):
             known = [line for line in joint if f"open.{kind}" in line]
             if known:
                 values = [line[f"open.{kind}"] for line in known]
