@@ -39,7 +39,7 @@ def test_the_table_names_every_weight_of_the_model_built_from_a_plan(
     shape = ModelShape.from_config(config)
     plan = data.draw(plans(shape))
     with torch.device("meta"):
-        model = family_of(config).model_class()(our_config(config, plan.to_dict()))
+        model = family_of(config).model_class()(our_config(config, plan.to_dict(shape)))
     built = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     layout = layout_of(shape)
     assert shapes(layout, plan.widths) == built

@@ -384,7 +384,7 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         )
     small = cut(task.student, decision.plan, task.gated.folded_state(decision.values))
     facts = {
-        "plan": decision.plan.to_dict(),
+        "plan": decision.plan.to_dict(shape_of(small)),
         "undecided": decision.undecided,
         "units": task.gates.total,
         "shrinks": task.shrinks,
@@ -437,7 +437,9 @@ def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None
             )
         return None
     facts = state.facts["decision"]
-    small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"]))
+    shape = shape_of(run.teacher.model)
+    plan = PruningPlan.from_dict(facts["plan"], shape)
+    small = cut(copy.deepcopy(run.teacher.model), plan)
     projections = Projections(small.config.hidden_size, run.inputs.layers)
     for module, prefix in ((small, "task.student."), (projections, "task.projections.")):
         own = {

@@ -296,10 +296,10 @@ class JointTask(DistillationTask):
         return {"shrinks": float(len(self.shrinks)), **figures}
 
     def structure(self) -> dict[str, Any]:
-        return {"plan": plan_of(self.student).to_dict(), "shrinks": self.shrinks}
+        return {"plan": self.gates.plan.to_dict(self.gates.layout.shape), "shrinks": self.shrinks}
 
     def restructure(self, structure: Mapping[str, Any]) -> None:
-        plan = PruningPlan.from_dict(structure["plan"])
+        plan = PruningPlan.from_dict(structure["plan"], self.gates.layout.shape)
         if plan != plan_of(self.student):
             self._adopt(cut(self.student, plan))
         self.shrinks = list(structure["shrinks"])

@@ -198,5 +198,5 @@ def inspect_model(model: str | Path, *, revision: str | None = None) -> Inspecti
     return Inspection(
         name=str(model) if revision is None else f"{model}@{revision}",
         shape=shape,
-        plan=PruningPlan.dense(shape) if plan is None else PruningPlan.from_dict(plan),
+        plan=PruningPlan.dense(shape) if plan is None else PruningPlan.from_dict(plan, shape),
     )
