@@ -35,7 +35,7 @@ from sslim.deploy.processor import named
 from sslim.deploy.worker import peak_bytes, waveform
 from sslim.files import write_json
 from sslim.layout import ModelShape
-from sslim.plan import LayerPlan, PruningPlan
+from sslim.plan import PruningPlan
 from sslim.prune.surgery import cut
 from sslim.version import versions
 
@@ -49,9 +49,8 @@ def make_models(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> dic
     dense.save_pretrained(folder / "hubert-base")
     whole = build(dense.config, dense.state_dict(), "", "hubert-base")
     full, sizes = plan_of(whole), shape_of(whole)
-    smooth = plan_with(
-        [shape[0]] * len(full.conv), [shape[1]] * len(full.layers), [shape[2]] * len(full.layers)
-    )
+    depth = sizes.layers
+    smooth = plan_with(sizes, [shape[0]] * len(full.conv), [shape[1]] * depth, [shape[2]] * depth)
     uneven = uneven_plan(full, sizes, smooth, seed)
     for name, plan in ((SMOOTH, smooth), (UNEVEN, uneven)):
         save_folder(
@@ -67,14 +66,15 @@ def make_models(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> dic
     }
 
 
-def plan_with(conv: list[int], heads: list[int], ffn: list[int]) -> PruningPlan:
+def plan_with(sizes: ModelShape, conv: list[int], heads: list[int], ffn: list[int]) -> PruningPlan:
     """The first so many units of each kind."""
-    return PruningPlan.of(
-        conv=tuple(tuple(range(count)) for count in conv),
-        layers=tuple(
-            LayerPlan(tuple(range(h)), tuple(range(f))) for h, f in zip(heads, ffn, strict=True)
-        ),
-    )
+    counts = {"conv": conv, "head": heads, "ffn": ffn}
+    kept = {
+        f"{kind}.{index}": tuple(range(count))
+        for kind, each in counts.items()
+        for index, count in enumerate(each)
+    }
+    return PruningPlan.dense(sizes).replaced(kept, sizes)
 
 
 def uneven_plan(
@@ -88,12 +88,12 @@ def uneven_plan(
         conv = [int(len(kept) * random.uniform(0.65, 0.95)) | 1 for kept in full.conv]
         heads = [int(random.integers(1, 8)) for _ in full.layers]
         ffn = [int(random.uniform(60, 700)) | 1 for _ in full.layers]
-        missing = smooth.parameters(sizes) - plan_with(conv, heads, ffn).parameters(sizes)
+        missing = smooth.parameters(sizes) - plan_with(sizes, conv, heads, ffn).parameters(sizes)
         for place in range(len(ffn)):
             step = 2 * round(missing / unit / (len(ffn) - place) / 2)  # odd stays odd
             ffn[place] += step
             missing -= step * unit
-        plan = plan_with(conv, heads, ffn)
+        plan = plan_with(sizes, conv, heads, ffn)
         if min(ffn) > 0 and abs(plan.macs(sizes) / smooth.macs(sizes) - 1) < 0.02:
             return plan
 

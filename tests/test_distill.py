@@ -18,7 +18,8 @@ from sslim.config import SAFE_TO_CHANGE, RunConfig, apply_settings
 from sslim.distill import cache as cache_module
 from sslim.distill.cache import TargetCache
 from sslim.errors import TrainingError
-from sslim.plan import LayerPlan, PruningPlan
+from sslim.layout import layout_of
+from sslim.plan import PruningPlan
 from sslim.prune.first_layers import first_layers
 from sslim.prune.student import GatedStudent
 from sslim.prune.surgery import cut
@@ -84,17 +85,21 @@ def test_a_pruned_teacher_s_first_layers(family: str, size: str, share: float) -
     """Of a model that has been pruned already, differently in each layer."""
     dense = teacher(family, size)
     whole = plan_of(dense)
-    uneven = PruningPlan.of(
-        tuple(channels[1:] for channels in whole.conv),
-        (
-            LayerPlan((1, 3), tuple(range(5, 36))),
-            LayerPlan((0,), tuple(range(0, 40, 2))),
-            LayerPlan(None, None),
-        ),
-    )
+    shape = shape_of(dense)
+    layers = {
+        "head.0": (1, 3),
+        "ffn.0": tuple(range(5, 36)),
+        "head.1": (0,),
+        "ffn.1": tuple(range(0, 40, 2)),
+        "attention_block.2": (),
+        "ffn_block.2": (),
+    }
+    convolutions = {f"conv.{n}": channels[1:] for n, channels in enumerate(whole.conv)}
+    uneven = whole.replaced(convolutions | layers, shape)
     pruned = cut(dense, uneven)
-    shape = shape_of(pruned)
-    one = PruningPlan.of(uneven.conv, (LayerPlan((1, 3), ()),)).parameters(replace(shape, layers=1))
+    single = replace(shape, layers=1)
+    emptied = uneven.kept | {"ffn.0": ()}
+    one = PruningPlan({name: emptied[name] for name in layout_of(single).axis}).parameters(single)
     limit = int(one + share * (uneven.parameters(shape) - one))
     student = first_layers(pruned, limit)
     plan, depth = plan_of(student), len(student.encoder.layers)
@@ -113,11 +118,9 @@ def test_a_pruned_teacher_s_first_layers(family: str, size: str, share: float) -
     # One unit more in each layer would not fit, unless all are kept already.
     widest = max(len(layer.ffn or ()) for layer in plan.layers)
     if widest < max(len(layer.ffn or ()) for layer in uneven.layers[:depth]):
-        wider = tuple(
-            LayerPlan(layer.heads, None if layer.ffn is None else layer.ffn[: widest + 1])
-            for layer in uneven.layers[:depth]
-        )
-        assert PruningPlan.of(plan.conv, wider).parameters(shape_of(student)) > limit
+        wider = {f"ffn.{n}": uneven.kept[f"ffn.{n}"][: widest + 1] for n in range(depth)}
+        shape = shape_of(student)
+        assert plan.replaced(wider, shape).parameters(shape) > limit
 
 
 def test_any_seed_that_a_setting_may_have_trains() -> None:

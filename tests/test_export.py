@@ -310,16 +310,11 @@ def test_dphubert_files_read_back_as_the_same_model(
 @pytest.mark.parametrize("family", ["hubert", "wavlm"])
 def test_dphubert_files_keep_what_emptied_blocks_add(family: str, tmp_path: Path) -> None:
     """The reference would drop their biases, and WavLM's position bias with the first attention block."""
-    from dataclasses import replace
-
-    from sslim.backbone.units import plan_of
-    from sslim.plan import PruningPlan
+    from sslim.backbone.units import plan_of, shape_of
 
     whole: Any = loaded_model(family).model
-    plan = plan_of(whole)
-    first, second, third = plan.layers
-    layers = (replace(first, heads=None, ffn=()), replace(second, heads=()), third)
-    model = cut(whole, PruningPlan.of(plan.conv, layers)).eval()
+    emptied = {"attention_block.0": (), "ffn.0": (), "head.1": ()}
+    model = cut(whole, plan_of(whole).replaced(emptied, shape_of(whole))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("out_proj.bias", "output_dense.bias")):

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sslim.audio.batch import Batch
 from sslim.backbone.modeling_sslim import PositionalConv, StackedPositionalConv
 from sslim.cli import run as command_line
+from sslim.config import UNITS
 from sslim.device import looks_every
 from sslim.distill.losses import distillation_loss
 from sslim.distill.objectives import layers as layers_module
@@ -384,8 +385,7 @@ def three_updates(task: Task) -> None:
 
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_nothing_in_an_update_asks_the_device(family: str, size: str) -> None:
-    kinds = ("conv", "head", "ffn", "attention_block", "ffn_block")
-    three_updates(gated_task(teacher(family, size), kinds, normalises=size == "large"))
+    three_updates(gated_task(teacher(family, size), UNITS, normalises=size == "large"))
 
 
 def test_noise_by_way_of_the_device_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

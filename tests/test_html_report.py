@@ -16,6 +16,7 @@ from sslim.backbone.units import plan_of, shape_of
 from sslim.cli import run
 from sslim.errors import ConfigError, OutputError
 from sslim.identity import COMPUTATION, content_of
+from sslim.layout import KINDS
 from sslim.report.card import model_card
 from sslim.report.checklist import FIELDS
 from sslim.report.evidence import read_evidence
@@ -23,7 +24,7 @@ from sslim.report.figures import ranges
 from sslim.report.inspect import Inspection
 from sslim.report.page import write_report
 from sslim.report.verdict import judge
-from sslim.report.words import LANGUAGES, texts
+from sslim.report.words import LANGUAGES, Words, texts
 from tests.test_export import loaded_model
 
 TEACHER, OTHER = "t" * 64, "o" * 64
@@ -245,6 +246,12 @@ def test_every_text_that_is_asked_for_exists() -> None:
         asked |= set(re.findall(r"""say\(['"]([a-z_]+)['"]""", path.read_text()))
     assert len(asked) > 60
     assert asked <= set(texts())
+
+
+def test_every_kind_of_units_has_words_and_one_without_prints_as_its_name() -> None:
+    assert set(KINDS) <= set(texts())
+    assert Words("en").kind("head") == "Attention heads"
+    assert Words("ja").kind("made_up") == "made_up"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sslim.backbone.families import family_of, our_config
 from sslim.cost import macs, parameters
-from sslim.layout import Layout, ModelShape, layout_of
+from sslim.layout import KINDS, Layout, ModelShape, layout_of
 from sslim.plan import PruningPlan
 from tests.models import CASES, tiny_config
 from tests.test_plan import plans
@@ -39,13 +39,18 @@ def test_the_table_names_every_weight_of_the_model_built_from_a_plan(
     shape = ModelShape.from_config(config)
     plan = data.draw(plans(shape))
     with torch.device("meta"):
-        model = family_of(config).model_class()(our_config(config, plan.to_dict()))
+        model = family_of(config).model_class()(our_config(config, plan.to_dict(shape)))
     built = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     layout = layout_of(shape)
     assert shapes(layout, plan.widths) == built
     total = sum(weight.numel() for weight in model.parameters())
     assert parameters(layout).total(plan.widths) == total
     assert sum(parameters(layout).by_part(plan.widths).values()) == total
+
+
+def test_the_list_of_kinds_is_the_table_s() -> None:
+    layouts = [layout_of(ModelShape.from_config(tiny_config(*case))) for case in CASES]
+    assert {axis.kind for layout in layouts for axis in layout.axes} == set(KINDS)
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)

@@ -14,7 +14,7 @@ from sslim.backbone.families import family_of, our_config
 from sslim.cost import macs
 from sslim.errors import BudgetError
 from sslim.layout import ModelShape, layout_of
-from sslim.plan import LayerPlan, PruningPlan
+from sslim.plan import PruningPlan
 from tests.models import CASES, tiny_config
 
 LARGE: dict[str, Any] = {
@@ -55,16 +55,8 @@ def kept(size: int, at_least: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def plans(draw: st.DrawFn, shape: ModelShape) -> PruningPlan:
-    return PruningPlan.of(
-        conv=tuple(draw(kept(size, 1)) for size in shape.conv_channels),
-        layers=tuple(
-            LayerPlan(
-                draw(st.none() | kept(shape.heads)),
-                draw(st.none() | kept(shape.intermediate_size)),
-            )
-            for _ in range(shape.layers)
-        ),
-    )
+    drawn = {axis.name: draw(kept(axis.size, axis.at_least)) for axis in layout_of(shape).axes}
+    return PruningPlan.dense(shape).replaced(drawn, shape)
 
 
 TINY = ModelShape.from_config(tiny_config("wavlm"))
@@ -75,7 +67,7 @@ def test_a_plan_survives_json(plan: PruningPlan) -> None:
     import json
 
     plan.validate(TINY)
-    assert PruningPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert PruningPlan.from_dict(json.loads(json.dumps(plan.to_dict(TINY))), TINY) == plan
     assert plan.within(PruningPlan.dense(TINY))
 
 
@@ -88,7 +80,7 @@ def test_the_count_is_the_model_built_from_the_plan(
     shape = ModelShape.from_config(config)
     plan = data.draw(plans(shape))
     with torch.device("meta"):
-        model = family_of(config).model_class()(our_config(config, plan.to_dict()))
+        model = family_of(config).model_class()(our_config(config, plan.to_dict(shape)))
     assert plan.parameters(shape) == sum(weight.numel() for weight in model.parameters())
 
 
@@ -116,6 +108,26 @@ def test_macs_of_hubert_base_are_where_the_field_sees_them() -> None:
     assert shares["positional"] == pytest.approx(0.03, abs=0.005)
 
 
+def test_the_first_form_is_what_is_written_where_it_says_all() -> None:
+    """Folders travel: what version 0.1 reads is written as it wrote it."""
+    plan = PruningPlan.dense(TINY).replaced({"ffn_block.1": (), "head.2": ()}, TINY)
+    every = list(range(TINY.heads)), list(range(TINY.intermediate_size))
+    assert plan.to_dict(TINY) == {
+        "conv": [list(range(size)) for size in TINY.conv_channels],
+        "layers": [
+            {"heads": every[0], "ffn": every[1]},
+            {"heads": every[0], "ffn": None},
+            {"heads": [], "ffn": every[1]},
+        ],
+    }
+
+
+def test_an_axis_is_said_once() -> None:
+    data = PruningPlan.dense(TINY).to_dict(TINY) | {"axes": {"conv.0": [1, 2]}}
+    with pytest.raises(ValueError, match="twice"):
+        PruningPlan.from_dict(data, TINY)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -126,9 +138,9 @@ def test_macs_of_hubert_base_are_where_the_field_sees_them() -> None:
             lambda plan: {**plan, "layers": [{"heads": [99], "ffn": []}, *plan["layers"][1:]]},
             "head.0",
         ),
+        (lambda plan: {**plan, "axes": {"wing.0": [1]}}, "same axes: wing.0"),
     ],
 )
 def test_plans_that_do_not_fit_are_refused(change: Any, message: str) -> None:
-    plan = PruningPlan.from_dict(change(PruningPlan.dense(TINY).to_dict()))
     with pytest.raises(BudgetError, match=message):
-        plan.validate(TINY)
+        PruningPlan.from_dict(change(PruningPlan.dense(TINY).to_dict(TINY)), TINY).validate(TINY)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from sslim.errors import ConfigError, first_line
+from sslim.layout import KINDS
 from sslim.target import BudgetSpec, budget_from_sparsity, parse_budget
 
 __all__ = [
@@ -46,7 +47,8 @@ __all__ = [
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 QUANTITIES = ("parameters", "macs")
-UNITS = ("conv", "head", "ffn", "attention_block", "ffn_block")
+UNITS = tuple(KINDS)
+"""What may be removed: the kinds of `layout.KINDS`."""
 
 LARGEST_FILE = 64 * 2**10
 """Bytes of a configuration file that is still read; one that sets everything has two thousand."""
@@ -182,8 +184,8 @@ class RunConfig:
     utterance of 10 s)."""
 
     units: tuple[str, ...] = ("conv", "head", "ffn")
-    """What may be removed: any of `conv` (channels of the convolutional front-end), `head`, `ffn`
-    (intermediate units), `attention_block`, `ffn_block`."""
+    """What may be removed: any of `layout.KINDS`, such as `conv` (channels of the convolutional front-end),
+    `head` and `ffn` (intermediate units)."""
 
     layers: tuple[int, ...] = ()
     """Hidden states that are distilled, 0 being the output of the feature projection, in rising

@@ -13,7 +13,7 @@ Units are those of DPHuBERT (Peng et al. 2023, section 2.2). The residual width 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -180,8 +180,14 @@ class Product:
     """Products per frame, per other frame and per unit."""
 
 
-KINDS = ("conv", "head", "ffn", "attention_block", "ffn_block")
-"""Kinds of units; the first three are the paper's recipe."""
+KINDS: Mapping[str, str] = {
+    "conv": "conv channels",
+    "head": "attention heads",
+    "ffn": "FFN units",
+    "attention_block": "attention blocks",
+    "ffn_block": "FFN blocks",
+}
+"""Kinds of units as settings and logs name them, and as people do; the first three are the paper's recipe."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ config carries it, the report draws it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 from sslim.cost import COSTS, macs
 from sslim.cost import MACS_SECONDS as MACS_SECONDS
 from sslim.errors import BudgetError
+from sslim.layout import KINDS, ModelShape, layout_of
 from sslim.layout import SAMPLING_RATE as SAMPLING_RATE
-from sslim.layout import ModelShape, layout_of
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,6 @@ class PruningPlan:
     """
 
     kept: Mapping[str, tuple[int, ...]]
-
-    @classmethod
-    def of(cls, conv: Sequence[tuple[int, ...]], layers: Sequence[LayerPlan]) -> PruningPlan:
-        """A plan from what each convolution and each layer keeps."""
-        kept: dict[str, tuple[int, ...]] = {}
-        for index, channels in enumerate(conv):
-            kept[f"conv.{index}"] = channels
-        for index, layer in enumerate(layers):
-            kept[f"head.{index}"] = layer.heads or ()
-            kept[f"attention_block.{index}"] = () if layer.heads is None else (0,)
-            kept[f"ffn.{index}"] = layer.ffn or ()
-            kept[f"ffn_block.{index}"] = () if layer.ffn is None else (0,)
-        return cls(kept)
 
     @classmethod
     def dense(cls, shape: ModelShape) -> PruningPlan:
@@ -111,10 +98,11 @@ class PruningPlan:
     def validate(self, shape: ModelShape) -> None:
         """Raises BudgetError unless the plan fits the shape and leaves a working front-end."""
         layout = layout_of(shape)
-        if set(self.kept) != set(layout.axis):
+        unshared = self.kept.keys() ^ layout.axis.keys()
+        if unshared:
             raise BudgetError(
-                f"the plan has {len(self.conv)} convolutions and {len(self.layers)} layers, "
-                f"the model {len(shape.conv_channels)} and {shape.layers}",
+                "the plan and the model do not have the same axes: "
+                f"{', '.join(name[:40] for name in sorted(unshared)[:4])}",
                 "use the plan with the model it was made for",
             )
         for axis in layout.axes:
@@ -129,7 +117,7 @@ class PruningPlan:
             if len(kept) < axis.at_least:
                 raise BudgetError(
                     f"the plan keeps {len(kept)} units of {axis.name}, which needs {axis.at_least}",
-                    "keep at least one channel in every convolution",
+                    f"keep more {KINDS[axis.kind]} there",
                 )
 
     def within(self, other: PruningPlan) -> bool:
@@ -138,27 +126,50 @@ class PruningPlan:
             set(units) <= set(other.kept[name]) for name, units in self.kept.items()
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form: `{"conv": [[...]], "layers": [{"heads": [...] or null, "ffn": [...] or null}]}`."""
+    def to_dict(self, shape: ModelShape) -> dict[str, Any]:
+        """JSON form of a plan for a model of this shape.
+
+        `{"conv": [[...]], "layers": [{"heads": [...] or null, "ffn": [...] or null}]}`, which is all that
+        version 0.1 knew, and `"axes": {name: [...]}` for any other axis that is not kept whole.
+        """
 
         def plain(kept: tuple[int, ...] | None) -> list[int] | None:
             return None if kept is None else list(kept)
 
-        return {
+        data: dict[str, Any] = {
             "conv": [list(kept) for kept in self.conv],
             "layers": [
                 {"heads": plain(layer.heads), "ffn": plain(layer.ffn)} for layer in self.layers
             ],
         }
+        unsaid = PruningPlan.from_dict(data, shape).kept
+        axes = {name: list(kept) for name, kept in self.kept.items() if kept != unsaid[name]}
+        return data | ({"axes": axes} if axes else {})
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PruningPlan:
-        """Inverse of `to_dict`."""
+    def from_dict(cls, data: Mapping[str, Any], shape: ModelShape) -> PruningPlan:
+        """Inverse of `to_dict`: whatever the data does not mention is kept whole.
 
-        def kept(values: Sequence[int] | None) -> tuple[int, ...] | None:
-            return None if values is None else tuple(int(value) for value in values)
-
-        return cls.of(
-            [tuple(int(value) for value in values) for values in data["conv"]],
-            [LayerPlan(kept(layer["heads"]), kept(layer["ffn"])) for layer in data["layers"]],
-        )
+        Raises:
+            BudgetError: there are more or fewer convolutions or layers than in the model.
+            LookupError, TypeError, ValueError: the data is no plan.
+        """
+        conv, layers = data["conv"], data["layers"]
+        if (len(conv), len(layers)) != (len(shape.conv_channels), shape.layers):
+            raise BudgetError(
+                f"the plan has {len(conv)} convolutions and {len(layers)} layers, "
+                f"the model {len(shape.conv_channels)} and {shape.layers}",
+                "use the plan with the model it was made for",
+            )
+        kept = {f"conv.{index}": channels for index, channels in enumerate(conv)}
+        for index, layer in enumerate(layers):
+            heads, units = layer["heads"], layer["ffn"]
+            kept[f"head.{index}"] = heads or ()
+            kept[f"attention_block.{index}"] = () if heads is None else (0,)
+            kept[f"ffn.{index}"] = units or ()
+            kept[f"ffn_block.{index}"] = () if units is None else (0,)
+        others = data.get("axes", {})
+        if kept.keys() & others.keys():
+            raise ValueError("the plan says twice what is kept of an axis")
+        integers = {name: tuple(map(int, units)) for name, units in (kept | others).items()}
+        return cls.dense(shape).replaced(integers, shape)

@@ -386,7 +386,7 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, nn.ModuleDict, dict[str, Any]]:
         )
     small = student.cut(decision)
     facts = {
-        "plan": decision.plan.to_dict(),
+        "plan": decision.plan.to_dict(shape_of(small)),
         "undecided": decision.undecided,
         "units": student.gates.total,
         "shrinks": student.shrinks,
@@ -473,7 +473,8 @@ def _decided(run: _Run) -> tuple[SslimModel, nn.ModuleDict, dict[str, Any]] | No
             )
         return None
     facts = state.facts["decision"]
-    small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"]))
+    shape = shape_of(run.teacher.model)
+    small = cut(run.teacher.model, PruningPlan.from_dict(facts["plan"], shape))
     objectives = _objectives(run)
     for module, prefix in ((small, _MODEL), (objectives, _OBJECTIVES)):
         own = {

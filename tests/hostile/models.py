@@ -223,6 +223,11 @@ PLANS: dict[str, Any] = {
     "ffn-many": lambda plan: _layer(plan, ffn=list(range(10**6))),
     "ffn-float": lambda plan: _layer(plan, ffn=[0.5, 1.5]),
     "conv-empty": lambda plan: plan | {"conv": [[] for _ in plan["conv"]]},
+    "axes-number": lambda plan: plan | {"axes": 5},
+    "axes-list": lambda plan: plan | {"axes": [[1]]},
+    "axes-null": lambda plan: plan | {"axes": {"conv.0": None}},
+    "axes-twice": lambda plan: plan | {"axes": {"conv.0": [0]}},
+    "axes-unknown": lambda plan: plan | {"axes": {"x" * 10**5: [0]}},
     "conv-beyond": lambda plan: plan | {"conv": [[10**9] for _ in plan["conv"]]},
     # By its number: which unit it is shows in no shape.
     "other-sizes": lambda plan: _layer(

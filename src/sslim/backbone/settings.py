@@ -127,7 +127,7 @@ def configuration(config_class: Any, data: Mapping[str, Any], source: str) -> An
         config = config_class(**settings)
         shape = _checked(config, family, source)
         if "plan" in declared(config_class):
-            config.plan = None if plan is None else _plan(plan, shape).to_dict()
+            config.plan = None if plan is None else _plan(plan, shape).to_dict(shape)
     except SslimError as error:
         raise TeacherError(
             error.problem if source in error.problem else f"{source}: {error.problem}", error.hint
@@ -247,10 +247,11 @@ def _plan(data: Any, shape: ModelShape) -> PruningPlan:
         rows = [
             *data["conv"],
             *(layer[part] for layer in data["layers"] for part in ("heads", "ffn")),
+            *data.get("axes", {}).values(),
         ]
         if not all(row is None or indices(row) for row in rows):
             raise ValueError
-        plan = PruningPlan.from_dict(data)
+        plan = PruningPlan.from_dict(data, shape)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise TeacherError(
             "the plan in config.json is not one that sslim writes", "copy config.json again"

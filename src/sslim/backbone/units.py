@@ -19,5 +19,5 @@ def table_of(model: SslimModel) -> Layout:
 
 def plan_of(model: SslimModel) -> PruningPlan:
     """What `model` keeps of its dense parent."""
-    plan = model.config.plan
-    return PruningPlan.dense(shape_of(model)) if plan is None else PruningPlan.from_dict(plan)
+    plan, shape = model.config.plan, shape_of(model)
+    return PruningPlan.dense(shape) if plan is None else PruningPlan.from_dict(plan, shape)

@@ -13,7 +13,7 @@ import torch
 
 from sslim.cost import COSTS, Cost, Widths
 from sslim.errors import BudgetError
-from sslim.layout import Layout
+from sslim.layout import KINDS, Layout
 from sslim.plan import PruningPlan
 
 
@@ -92,8 +92,7 @@ class Budget:
                     f"a budget of {limit.limit:,} {limit.cost.name} cannot be met by pruning "
                     f"{', '.join(kinds)}: the smallest possible is {floor:,} ({share:.1f}% of the "
                     "teacher)",
-                    "raise --params, or allow more unit kinds with --set units=conv,head,ffn,"
-                    "attention_block,ffn_block",
+                    f"raise --params, or allow more unit kinds with --set units={','.join(KINDS)}",
                 )
 
     def described(self) -> str:

@@ -211,11 +211,12 @@ class GatedStudent(nn.Module):
 
     def structure(self) -> dict[str, Any]:
         """The plan of the model at hand, and when it shrank."""
-        return {"plan": plan_of(self.model).to_dict(), "shrinks": self.shrinks}
+        plan = self.gates.plan.to_dict(self.gates.layout.shape)
+        return {"plan": plan, "shrinks": self.shrinks}
 
     def restructure(self, structure: Mapping[str, Any]) -> None:
         """Cuts a fresh student to the `structure` of a saved one."""
-        plan = PruningPlan.from_dict(structure["plan"])
+        plan = PruningPlan.from_dict(structure["plan"], self.gates.layout.shape)
         if plan != plan_of(self.model):
             self._adopt(cut(self.model, plan))
         self.shrinks = list(structure["shrinks"])

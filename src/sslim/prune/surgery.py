@@ -67,14 +67,15 @@ def cut(
     Raises:
         BudgetError: the plan does not fit, or asks for units the model no longer has.
     """
-    plan.validate(shape_of(model))
+    shape = shape_of(model)
+    plan.validate(shape)
     if not plan.within(plan_of(model)):
         raise BudgetError(
             "the plan keeps units that the model no longer has",
             "cut from the model it was made for",
         )
     config = copy.deepcopy(model.config)
-    config.plan = plan.to_dict()
+    config.plan = plan.to_dict(shape)
     reference = next(model.parameters())
     with torch.random.fork_rng(devices=[]):  # building initialises weights; the run's noise stays
         smaller = type(model)(config)

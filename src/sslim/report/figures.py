@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
+from sslim.layout import KINDS
 from sslim.report.evidence import Evidence, distance
 from sslim.report.quoting import label as shown
 from sslim.report.quoting import script_json
@@ -121,14 +122,17 @@ def layers(evidence: Evidence, words: Words) -> list[Picture]:
             customdata=[_short(text) for text in texts],
             hovertemplate="%{y}<br>%{customdata}",
         )
-        figure.update_layout(barmode="overlay", title={"text": say(key)}, hovermode="x unified")
+        figure.update_layout(
+            barmode="overlay", title={"text": words.kind(key)}, hovermode="x unified"
+        )
         figure.update_xaxes(title={"text": say(axis)}, dtick=1 if len(numbers) <= 12 else 4)
         rows = tuple(
             (str(number), str(size), str(count), text)
             for number, size, count, text in zip(numbers, dense, counts, texts, strict=True)
         )
         columns = (say(axis), say("teacher"), say("student"), say("kept"))
-        pictures.append(_picture(f"layers-{key}", say(key), figure, Table(columns, rows), 300))
+        label = words.kind(key)
+        pictures.append(_picture(f"layers-{key}", label, figure, Table(columns, rows), 300))
     return pictures
 
 
@@ -179,17 +183,17 @@ def training(evidence: Evidence, words: Words) -> list[Picture]:
         ]
         curves["gates"] = [
             (
-                say(name),
+                words.kind(kind),
                 [line["update"] for line in joint if f"open.{kind}" in line],
                 [line[f"open.{kind}"] for line in joint if f"open.{kind}" in line],
             )
-            for kind, name in KINDS.items()
+            for kind in KINDS
             if any(f"open.{kind}" in line for line in joint)
         ]
     pictures = []
     for key, series in curves.items():
         figure = _graphs().Figure()
-        for (name, x, y), colour in zip(series, COLOURS, strict=False):
+        for (name, x, y), colour in zip(series, cycle(COLOURS), strict=False):
             figure.add_scatter(x=x, y=y, name=name, mode="lines", line={"color": colour})
         for update in shrinks:
             figure.add_vline(x=update, line_dash="dot", line_color=PURPLE, line_width=1)
@@ -207,16 +211,6 @@ def training(evidence: Evidence, words: Words) -> list[Picture]:
             _picture(f"training-{key}", say(key), figure, Table(columns, tuple(rows)), 300)
         )
     return pictures
-
-
-KINDS = {
-    "conv": "conv",
-    "head": "heads",
-    "ffn": "ffn",
-    "attention_block": "attention_block",
-    "ffn_block": "ffn_block",
-}
-"""Kinds of units in the log -> their words."""
 
 
 def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -40,20 +40,17 @@ class Inspection:
     plan: PruningPlan
 
     def kept_units(self) -> dict[str, list[KeptUnits]]:
-        """`conv`, `heads` and `ffn` -> what every convolution or layer keeps."""
-        shape, layers = self.shape, list(enumerate(self.plan.layers, start=1))
-        return {
-            "conv": [
-                KeptUnits(number, size, kept)
-                for number, (size, kept) in enumerate(
-                    zip(shape.conv_channels, self.plan.conv, strict=True)
-                )
-            ],
-            "heads": [KeptUnits(number, shape.heads, layer.heads) for number, layer in layers],
-            "ffn": [
-                KeptUnits(number, shape.intermediate_size, layer.ffn) for number, layer in layers
-            ],
-        }
+        """Kind of units -> what is kept wherever there are such units; blocks, single units, are left out."""
+        rows: dict[str, list[KeptUnits]] = {}
+        for axis in layout_of(self.shape).axes:
+            if axis.size == 1:
+                continue
+            gone = axis.inside is not None and not self.plan.kept[axis.inside]
+            kept = None if gone else self.plan.kept[axis.name]
+            # Convolutions count from 0, encoder layers from 1.
+            number = axis.layer + (axis.inside is not None)
+            rows.setdefault(axis.kind, []).append(KeptUnits(number, axis.size, kept))
+        return rows
 
     def parts(self) -> dict[str, dict[str, int]]:
         """Part of the model -> parameters and MACs per second of audio, now and dense."""
@@ -166,5 +163,5 @@ def inspect_model(model: str | Path, *, revision: str | None = None) -> Inspecti
     return Inspection(
         name=str(model) if revision is None else f"{model}@{revision}",
         shape=shape,
-        plan=PruningPlan.dense(shape) if plan is None else PruningPlan.from_dict(plan),
+        plan=PruningPlan.dense(shape) if plan is None else PruningPlan.from_dict(plan, shape),
     )

@@ -36,7 +36,7 @@ def save_png(inspection: Inspection, path: str | Path) -> None:
         numbers = [row.number for row in rows]
         axes.bar(numbers, [row.dense for row in rows], color="#d9dde3", label="dense")
         axes.bar(numbers, [len(row.kept or ()) for row in rows], color="#2563a8", label="kept")
-        axes.set_title(say(kind), fontsize=10)
+        axes.set_title(Words("en").kind(kind), fontsize=10)
         axes.set_xlabel(say("convolution" if kind == "conv" else "layer").lower(), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)

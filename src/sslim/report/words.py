@@ -28,6 +28,10 @@ class Words:
         """The text of `key` with figures in their places."""
         return texts()[key][self.language].format(**figures)
 
+    def kind(self, kind: str) -> str:
+        """A kind of units (`layout.KINDS`) in words; its name where there are none."""
+        return self.say(kind) if kind in texts() else kind
+
 
 @cache
 def texts() -> dict[str, dict[str, str]]:
