@@ -24,6 +24,7 @@ from sslim.deploy.streaming import Chunking
 from sslim.errors import AudioError, ConfigError, OutputError
 from sslim.files import FolderLock
 from sslim.identity import COMPUTATION, content_of
+from sslim.records import to_json
 from tests.test_export import folder_of, loaded_model
 
 SHORT = Chunking(2.0, 1.0, 1.0)
@@ -190,7 +191,7 @@ def test_what_chunking_changes_survives_a_resume(model: Path, tmp_path: Path) ->
     assert measured["cosine"] > 0.9
     write(tmp_path / "in" / "b.wav", 2, 1.0)
     again = embed(model, tmp_path / "in", tmp_path / "out", chunking=SHORT, resume=True)
-    assert again.error == measured
+    assert to_json(again.error) == measured
     assert summary_of(tmp_path / "out")["chunking_error"] == measured
     embed(model, tmp_path / "in", tmp_path / "out", chunking=SHORT, resume=True)
     assert summary_of(tmp_path / "out")["chunking_error"] == measured

@@ -14,6 +14,7 @@ from sslim.audio import Skipped, read_source
 from sslim.audio.batch import Batch
 from sslim.audio.batching import PATIENCE, UpdateStream
 from sslim.audio.files import Files
+from sslim.audio.held_out import HeldOutClips
 from sslim.audio.mixture import Mixture
 from sslim.audio.shards import find_shards
 from sslim.audio.source import Source, StreamSettings
@@ -181,10 +182,11 @@ def test_every_source_holds_out_its_own(tmp_path: Path) -> None:
         one.hold_out(0.05, 0).held_out,
         two.hold_out(0.05, 0).held_out,
     ]
-    listed = parts.listed()["parts"]
-    assert len(listed[0]["utterances"]) == 5
-    assert listed[1]["below"]
-    assert listed[2] == {"chosen": "nothing: too little audio", "utterances": []}
+    listed = parts.listed().parts
+    assert listed is not None
+    assert len(listed[0].utterances or ()) == 5
+    assert listed[1].below
+    assert listed[2] == HeldOutClips("nothing: too little audio", ())
     measured = [len(waveform) for waveform in held_out.waveforms(6, 9.0, no_loss)]
     assert len(measured) == 5, "2 of the 5 clips that are spread over the files, 2 of the shards"
     nothing = Mixture(((few, 1.0), (few, 1.0))).hold_out(0.05, 0)

@@ -22,6 +22,7 @@ ROOMS = (
     "errors",
     "version",
     "files",
+    "records",
     "identity",
     "target",
     "layout",
@@ -31,6 +32,7 @@ ROOMS = (
     "plan",
     "device",
     "progress",
+    "measurements",
     "audio",
     "backbone",
     "runs",
@@ -38,6 +40,7 @@ ROOMS = (
     "distill",
     "train",
     "report",
+    "steps",
     "story",
     "evaluate",
     "deploy",
@@ -48,6 +51,7 @@ PURE = (
     "errors",
     "version",
     "files",
+    "records",
     "identity",
     "target",
     "layout",
@@ -55,6 +59,7 @@ PURE = (
     "recipes",
     "cost",
     "plan",
+    "measurements",
 )
 # What stands before the rooms: it knows them by name and imports them when they are asked for.
 FRONT = {"__init__", "__main__", "auto_classes"}

@@ -22,7 +22,7 @@ from tests.test_saved_folder import compressed
 def small(tmp_path: Path) -> Path:
     tiny_teacher("wavlm").save_pretrained(tmp_path / "teacher")
     _, model = compressed(tmp_path / "teacher")
-    save_folder(tmp_path / "small", model, normalise=False, run={})
+    save_folder(tmp_path / "small", model, normalise=False)
     return tmp_path / "small"
 
 

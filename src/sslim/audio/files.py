@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from sslim.audio.batch import Batch
 from sslim.audio.batching import Update, UpdateSet, collate
-from sslim.audio.held_out import choose
+from sslim.audio.held_out import HeldOutClips, Stretch, choose
 from sslim.audio.loading import load_audio, load_crop
 from sslim.audio.manifest import Manifest, Skipped, Utterance
 from sslim.audio.sampling import UpdateSampler
@@ -72,11 +72,7 @@ class Files:
             Files(replace(self.manifest, utterances=tuple(kept))),
             Files(replace(self.manifest, utterances=tuple(held), skipped=())),
             how,
-            {
-                "utterances": [
-                    {"path": item.path, "start": item.start, "end": item.end} for item in held
-                ]
-            },
+            HeldOutClips(how, tuple(Stretch(item.path, item.start, item.end) for item in held)),
         )
 
     def datasets(self, settings: StreamSettings, first: int, last: int) -> list[UpdateSet]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from sslim.audio.manifest import Manifest, Utterance
 from sslim.identity import digest
+from sslim.records import Record
 
 SHARE = 0.05
 AT_LEAST = 16
@@ -19,6 +22,36 @@ NEARLY_ALL = 0.95
 
 NOT_WANTED = "not wanted"
 TOO_LITTLE = "too little audio"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a file."""
+
+    path: str
+    start: int | None
+    """First sample, in the file's own rate; None: from the beginning."""
+    end: int | None
+    """Sample after the last; None: to the end."""
+
+
+@dataclass(frozen=True)
+class HeldOutClips(Record):
+    """`run/held_out.json`: which clips are held out of training."""
+
+    KIND: ClassVar[str] = "held-out"
+    TITLE: ClassVar[str] = "a list of held-out audio"
+
+    chosen: str
+    """How, in a few words."""
+    utterances: tuple[Stretch, ...] | None = None
+    """None of shards, whose clips' names are known only once they are read, and of mixtures."""
+    seed: int | None = None
+    """Of shards: what a clip's lot is drawn with."""
+    below: str | None = None
+    """Of shards: clips whose lot is below this."""
+    parts: tuple[HeldOutClips, ...] | None = None
+    """Of a mixture: those of its sources."""
 
 
 def choose(audio: Manifest, *, share: float = SHARE, seed: int) -> tuple[frozenset[int], str]:

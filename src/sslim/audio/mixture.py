@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sslim.audio.batching import UpdateSet
+from sslim.audio.held_out import HeldOutClips
 from sslim.audio.manifest import Skipped
 from sslim.audio.source import HeldOut, Source, StreamSettings
 from sslim.errors import AudioError
@@ -102,7 +103,7 @@ class Mixture:
             Mixture(tuple((part.training, weight) for part, weight in parted)),
             Mixture(held),
             chosen,
-            {"parts": [part.listed() for part, _ in parted]},
+            HeldOutClips(chosen, parts=tuple(part.listed() for part, _ in parted)),
         )
 
     def datasets(self, settings: StreamSettings, first: int, last: int) -> list[UpdateSet]:

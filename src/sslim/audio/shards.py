@@ -22,7 +22,7 @@ from torch.utils.data import IterableDataset
 from sslim.audio.archives import Clip, read_shar, read_webdataset
 from sslim.audio.batch import SHORTEST, Batch
 from sslim.audio.batching import Update, UpdateSet, collate
-from sslim.audio.held_out import NOT_WANTED, TOO_LITTLE, bounds, lot
+from sslim.audio.held_out import NOT_WANTED, TOO_LITTLE, HeldOutClips, bounds, lot
 from sslim.audio.manifest import Skipped, sample_of
 from sslim.audio.sampling import UpdateSampler
 from sslim.audio.sound import reason_in
@@ -125,7 +125,7 @@ class Shards:
             held_out.check()
         except AudioError:
             return HeldOut.nothing(self, "too few clips can be used")
-        return HeldOut(training, held_out, chosen, {"seed": seed, "below": below})
+        return HeldOut(training, held_out, chosen, HeldOutClips(chosen, seed=seed, below=below))
 
     def datasets(self, settings: StreamSettings, first: int, last: int) -> list[UpdateSet]:
         """Updates of each process's own shards.

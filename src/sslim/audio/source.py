@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from sslim.audio.batching import UpdateSet
+from sslim.audio.held_out import HeldOutClips
 from sslim.audio.manifest import Skipped
 
 
@@ -109,8 +110,8 @@ class HeldOut:
     """Not heard in training; None where nothing is held out."""
     chosen: str
     """How, in a few words: `by speaker (3 of 60)`, `nothing: too little audio`."""
-    clips: Mapping[str, Any] = field(default_factory=lambda: {"utterances": []})
-    """Which clips are held out, as JSON."""
+    clips: HeldOutClips | None = None
+    """Which clips are held out; None: none are."""
 
     @classmethod
     def nothing(cls, source: Source, reason: str) -> HeldOut:
@@ -121,6 +122,6 @@ class HeldOut:
         """Whether anything is held out."""
         return self.held_out is not None
 
-    def listed(self) -> dict[str, Any]:
+    def listed(self) -> HeldOutClips:
         """Which clips these are, so that others can leave them out or measure on them again."""
-        return {"chosen": self.chosen, **self.clips}
+        return self.clips or HeldOutClips(self.chosen, ())

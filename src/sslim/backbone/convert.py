@@ -13,6 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sslim.backbone.contents import (
+    ASIDE,
+    CONFIG,
+    MODEL_CODE,
+    PREPROCESSOR,
+    RECORD,
+    WEIGHTS,
+    ConversionFacts,
+    ConvertedFrom,
+)
 from sslim.backbone.families import FAMILIES, build, head_of
 from sslim.backbone.formats import read_checkpoint
 from sslim.backbone.loading import load_model
@@ -20,16 +30,9 @@ from sslim.backbone.places import Place, exists, find
 from sslim.backbone.processing import read_tokenizer
 from sslim.backbone.saving import save_dense, save_folder
 from sslim.backbone.settings import configuration, settings_of
-from sslim.backbone.verify import ASIDE, RECORD
 from sslim.errors import ConversionError, OutputError, TeacherError
-from sslim.files import read_json
 
-ONCE_WRITTEN = (
-    "config.json",
-    "model.safetensors",
-    "modeling_sslim.py",
-    "preprocessor_config.json",
-)
+ONCE_WRITTEN = (CONFIG, WEIGHTS, MODEL_CODE, PREPROCESSOR)
 """What `convert` wrote when its record did not name files yet."""
 
 
@@ -82,7 +85,7 @@ def convert(
         model = _of_model(find(file, revision))
     if exists(Path(file)) and _inside(Path(file), out) and Path(file).name in mine:
         raise OutputError(f"{file} lies in {out}, and would be replaced", "choose another name")
-    run = {"converted_from": model.described}
+    facts = ConversionFacts(converted_from=model.described)
     if model.dense is not None:
         save_dense(
             out,
@@ -90,7 +93,7 @@ def convert(
             model.whole,
             normalise=model.normalise,
             files=model.files,
-            run=run,
+            facts=facts,
             mine=mine,
         )
     else:
@@ -98,7 +101,7 @@ def convert(
             out,
             model.whole,
             normalise=model.normalise,
-            run=run,
+            facts=facts,
             tokenizer_from=model.folder,
             mine=mine,
         )
@@ -106,7 +109,7 @@ def convert(
     return Converted(
         out=out,
         family=str(model.whole.config.model_type).removeprefix("sslim-"),
-        source_format=str(model.described["format"]),
+        source_format=model.described.format,
         parameters=sum(parameter.numel() for parameter in model.whole.parameters()),
         notes=model.notes,
     )
@@ -122,7 +125,7 @@ class _ModelToWrite:
     normalise: bool
     files: Mapping[str, str]
     folder: Path | None
-    described: Mapping[str, str | None]
+    described: ConvertedFrom
     notes: tuple[str, ...] = ()
 
 
@@ -138,7 +141,7 @@ def _of_file(file: Path, family: str | None) -> _ModelToWrite:
         checkpoint.normalise,
         checkpoint.files,
         None,
-        {"file": file.name, "format": checkpoint.source_format},
+        ConvertedFrom(file.name, checkpoint.source_format),
         checkpoint.notes,
     )
 
@@ -152,14 +155,16 @@ def _of_model(place: Place) -> _ModelToWrite:
             family.dense_config_class, settings_of(loaded.whole.config), place.name
         )
         dense.architectures = [family.dense_class_name(loaded.head)]
-    described = {"file": place.repository or place.path.name, "format": "a folder of transformers"}
+    described = ConvertedFrom(
+        place.repository or place.path.name, "a folder of transformers", place.commit
+    )
     return _ModelToWrite(
         loaded.whole,
         dense,
         loaded.normalise,
         read_tokenizer(place.path) if loaded.head else {},
         loaded.folder if loaded.head else None,
-        described | {"commit": place.commit} if place.commit else described,
+        described,
     )
 
 
@@ -191,17 +196,18 @@ def _replaceable(out: Path, *, force: bool) -> frozenset[str]:
         raise OutputError(
             f"{out} holds files and no {RECORD} of sslim convert, so they may be another's", advice
         )
-    record = read_json(out / RECORD, "the record of a converted model", OutputError)
-    if "converted_from" not in record:
-        raise OutputError(f"{out} was not written by sslim convert", advice)
-    files = record.get("files")
-    names = files if isinstance(files, dict) else ONCE_WRITTEN
+    try:
+        names = ConversionFacts.read(out / RECORD).files or ONCE_WRITTEN
+    except OutputError as error:
+        raise OutputError(
+            f"{out} was not written by sslim convert ({error.problem})", advice
+        ) from error
     return frozenset({name for name in names if Path(name).name == name} | {RECORD})
 
 
 def _drop_stale(out: Path, before: frozenset[str]) -> None:
     """Removes what the earlier conversion wrote and this one did not."""
-    now = read_json(out / RECORD, "the record of a converted model", OutputError)["files"]
+    now = ConversionFacts.read(out / RECORD).files
     for name in before - set(now) - {RECORD}:
         with contextlib.suppress(OSError):
             (out / name).unlink(missing_ok=True)
