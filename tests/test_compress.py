@@ -409,9 +409,9 @@ def test_a_kill_after_the_result_was_written_leaves_nothing_for_good(
         run(teacher, audio, tmp_path / "out")
     kept = tmp_path / "out" / "run"
     assert (kept / "projections.safetensors").is_file(), "written before the run counts as finished"
-    assert (kept / "pruned").is_dir()
+    assert (kept / "products" / "recover").is_dir()
     run(teacher, audio, tmp_path / "out", resume=True)
-    assert not any((kept / name).exists() for name in ("pruned", "checkpoints", "targets"))
+    assert not any((kept / name).exists() for name in ("products", "checkpoints", "targets"))
 
 
 def test_other_rows_or_another_precision_are_refused_by_name(

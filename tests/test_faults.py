@@ -24,11 +24,14 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from sslim import story
 from sslim.cli import run as command_line
 from sslim.errors import OutputError
 from sslim.files import FolderLock, written_whole
+from sslim.runs import checkpoint
 from sslim.runs.folder import check_writable
+from sslim.steps import inputs, recover
+from sslim.steps import save as save_step
+from sslim.train.loop import Progress
 from sslim.train.progress import StageBar
 from tests.conftest import SOURCE
 from tests.models import tiny_teacher
@@ -95,6 +98,9 @@ class Place:
 
     def states(self, out: str, stage: str) -> list[Path]:
         return sorted((self.folder / out / "run" / "checkpoints" / stage).glob("update-*"))
+
+    def product(self, out: str, step: str) -> Path:
+        return self.folder / out / "run" / "products" / step
 
     def same(self, left: str, right: str) -> bool:
         a, b = (load_file(self.folder / name / "model.safetensors") for name in (left, right))
@@ -182,24 +188,67 @@ def test_where_no_state_is_whole_the_stage_can_begin_anew(
 
 
 @pytest.mark.parametrize("after", [7, 9])
-@pytest.mark.parametrize("damage", ["truncated tensors", "zeroed tensors", "no facts"])
-def test_a_damaged_pruned_model_is_made_again(
-    place: Place, damage: str, after: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("damage", "damaged"),
+    [
+        ("truncated tensors", ["decide"]),
+        ("zeroed tensors", ["decide"]),
+        ("no facts", ["decide"]),
+        ("facts of another shape", ["decide"]),
+        ("truncated tensors", ["joint"]),
+        ("truncated tensors", ["joint", "decide"]),
+    ],
+)
+def test_a_damaged_product_is_made_again(
+    place: Place, damage: str, damaged: list[str], after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From stage 1's last state while stage 2 has none of its own, from stage 2's afterwards."""
+    """From the product before; from stage 1's last state where none is whole and that is still there."""
     place.crash("out", after, monkeypatch)
     assert bool(place.states("out", "stage1")) == (after == 7)
     assert bool(place.states("out", "stage2")) == (after == 9)
-    DAMAGES[damage](place.folder / "out" / "run" / "pruned")
+    for name in damaged:
+        DAMAGES[damage](place.product("out", name))
+    if after == 9 and damaged == ["joint", "decide"]:
+        assert "nothing is left from before it" in place.refused("out", "--resume")
+        return
     code, said = place.run("out", "--resume")
     assert code == 0
-    assert "pruned is damaged" in said
+    for name in damaged:  # a later product that is whole is all that is needed
+        assert (f"{name} is damaged" in said) == ("decide" in damaged)
+    assert place.same("out", "whole")
+
+
+@pytest.mark.parametrize("name", ["joint", "decide", "recover"])
+def test_a_run_goes_on_from_its_last_product(
+    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as soon as a product is there: nothing that is in it is trained again."""
+    real = checkpoint.write
+
+    def killed(target: Path, *arguments: Any) -> None:
+        real(target, *arguments)
+        if target == place.product("out", name):
+            raise CrashError
+
+    with monkeypatch.context() as patch, pytest.raises(CrashError):
+        patch.setattr(checkpoint, "write", killed)
+        place.run("out")
+    trained: list[str] = []
+
+    def count(_: StageBar, progress: Progress) -> None:
+        trained.append(progress.stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageBar, "__call__", count)
+        assert place.run("out", "--resume")[0] == 0
+    assert trained == ([] if name == "recover" else ["stage2"] * 4)
     assert place.same("out", "whole")
 
 
 def test_where_nothing_is_left_it_is_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.crash("out", 7, monkeypatch)
-    truncate(place.folder / "out" / "run" / "pruned" / "state.safetensors")
+    truncate(place.product("out", "decide") / "state.safetensors")
+    shutil.rmtree(place.product("out", "joint"))
     shutil.rmtree(place.folder / "out" / "run" / "checkpoints" / "stage1")
     line = place.refused("out", "--resume")
     assert "nothing is left from before it" in line
@@ -243,7 +292,7 @@ def crash(*_: Any) -> None:
 
 
 def test_a_disk_that_is_full_at_the_very_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = story.save_folder
+    real = save_step.save_folder
 
     def tight(*arguments: Any, **settings: Any) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -254,7 +303,7 @@ def test_a_disk_that_is_full_at_the_very_end(place: Place, monkeypatch: pytest.M
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     with monkeypatch.context() as patch:
-        patch.setattr(story, "save_folder", tight)
+        patch.setattr(save_step, "save_folder", tight)
         line = place.refused("out")
     assert "run again with --resume" in line
     assert {path.name for path in (place.folder / "out").iterdir()} == {"run"}
@@ -333,21 +382,21 @@ def test_a_child_does_not_keep_its_dead_parents_lock(tmp_path: Path) -> None:
 def test_audio_that_is_lost_after_training_is_not_measured_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, lost = story.part, []
+    real, lost = inputs.part, []
 
     def lose(*arguments: Any) -> Any:
         parts = real(*arguments)
-        lost.append(parts.held_out.utterances[0].path)
+        lost.append(next(iter(parts.held_out.paths())))
         return parts
 
-    def vanish(run: Any, *arguments: Any) -> Any:
+    def vanish(*arguments: Any, **settings: Any) -> Any:
         os.remove(lost[0])
-        return recover(run, *arguments)
+        return train(*arguments, **settings)
 
-    recover = story._recovery_stage
+    train = recover.run_stage
     with monkeypatch.context() as patch:
-        patch.setattr(story, "part", lose)
-        patch.setattr(story, "_recovery_stage", vanish)
+        patch.setattr(inputs, "part", lose)
+        patch.setattr(recover, "run_stage", vanish)
         code, said = place.run("out")
     assert code == 0
     assert f"warning: not measured on {lost[0]}" in said
@@ -495,7 +544,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
 
     with monkeypatch.context() as patch:
         # Before anything was written there is nothing to go on with.
-        patch.setattr("sslim.story.load_model", interrupt)
+        patch.setattr("sslim.steps.inputs.load_model", interrupt)
         code, said = place.run("out")
         assert (code, said.splitlines()[-1]) == (
             130,

@@ -164,7 +164,7 @@ def test_a_run_that_is_stopped_goes_on(corpus: Path, monkeypatch: pytest.MonkeyP
             super().begin_update(update)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sslim.story.Task", Stopped)
+        patch.setattr("sslim.steps.step.Task", Stopped)
         assert run(command(corpus, "out")) == 130
     states = (corpus / "out" / "run" / "checkpoints" / "stage1").glob("update-*")
     assert [int(path.name.removeprefix("update-")) for path in states] == [10]
@@ -182,7 +182,7 @@ def test_a_bad_loss_is_found_at_the_next_look(
                 parts["loss"] = parts["loss"] * float("nan")
             return parts
 
-    monkeypatch.setattr("sslim.story.Task", Poisoned)
+    monkeypatch.setattr("sslim.steps.step.Task", Poisoned)
     assert run(command(corpus, "out")) == 2
     assert "update 7: the loss" in capfd.readouterr().err
     states = (corpus / "out" / "run" / "checkpoints" / "stage1").glob("update-*")

@@ -199,7 +199,7 @@ def test_a_bad_loss_that_is_found_late_is_named_and_nothing_was_learned_from_it(
 ) -> None:
     """Update 7 is bad, the next look comes at 10: the state kept is that before 7, the names its files'."""
     poison = Poisoned(6)
-    monkeypatch.setattr("sslim.story.Task", Remembered)
+    monkeypatch.setattr("sslim.steps.step.Task", Remembered)
     monkeypatch.setattr(layers_module, "distillation_loss", poison)
     with pytest.raises(TrainingError, match="update 7: the loss") as raised:
         run(place, tmp_path / "out", progress=True)
@@ -223,7 +223,7 @@ def test_a_stop_between_two_looks_is_obeyed_at_once_by_a_process_that_is_alone(
             super().begin_update(update)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sslim.story.Task", Stopped)
+        patch.setattr("sslim.steps.step.Task", Stopped)
         with pytest.raises(KeyboardInterrupt):
             run(place, tmp_path / "out", progress=True)
     assert saved(tmp_path / "out") == [3]
@@ -236,7 +236,7 @@ def test_a_state_is_saved_between_two_looks(
     place: Path, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saving looks by itself, so that no state is kept of weights that are not finite."""
-    monkeypatch.setattr("sslim.story.Task", Remembered)
+    monkeypatch.setattr("sslim.steps.step.Task", Remembered)
     with monkeypatch.context() as patch:
         patch.setattr(layers_module, "distillation_loss", Poisoned(8))
         with pytest.raises(TrainingError, match="update 9: the loss"):
@@ -284,7 +284,7 @@ def test_a_gpu_s_lack_of_memory_halves_the_batches_of_a_run(
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
             return super().forward(batch)
 
-    monkeypatch.setattr("sslim.story.Task", Crowded)
+    monkeypatch.setattr("sslim.steps.step.Task", Crowded)
     run(place, tmp_path / "out", progress=True)
     said = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
     assert 1 <= len(said) <= 2, "then it is known"
@@ -470,7 +470,7 @@ def test_batches_are_pinned_for_a_gpu_alone(
     monkeypatch.setattr(Task, "to", lambda self, device: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **options: self)
     monkeypatch.setattr("sslim.story.find_processes", lambda *args: processes)
-    monkeypatch.setattr("sslim.story.device_name", str)
+    monkeypatch.setattr("sslim.steps.inputs.device_name", str)
     with pytest.raises(OpenedError) as opened:
         run(place, tmp_path / "out", progress=False)
     assert opened.value.args == (pinned,)

@@ -426,11 +426,11 @@ def _resume() -> Iterator[Case]:
         for name, length in (("cut", 20), ("empty", 0)):
 
             def make(box: Box, file: str = file, length: int = length) -> None:
-                path = box.copy("stopped2", "r") / "run/pruned" / file
+                path = box.copy("stopped2", "r") / "run/products/decide" / file
                 path.write_bytes(path.read_bytes()[:length])
 
             yield Case(
-                f"resume-pruned-{file.replace('.', '-')}-{name}",
+                f"resume-product-{file.replace('.', '-')}-{name}",
                 "run",
                 RESUME,
                 Either(Refused("", ("in/r/run/state.json", "in/r/run/.lock")), went_on),
