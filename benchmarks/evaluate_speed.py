@@ -43,7 +43,7 @@ def random_models(folder: Path) -> list[str]:
         ("HuBERT Base", dense),
         ("a quarter of it", cut(dense, settled_plan(dense))),
     ):
-        save_folder(folder / name, model, normalise=False, run={})
+        save_folder(folder / name, model, normalise=False)
         found.append(str(folder / name))
     return found
 

@@ -29,12 +29,13 @@ from sslim.backbone.families import build
 from sslim.backbone.saving import save_folder
 from sslim.backbone.units import plan_of, shape_of
 from sslim.cli.bench import remarks
-from sslim.deploy.bench import Benchmark, Contestant, contestants, measure
+from sslim.deploy.bench import Contestant, contestants, measure
 from sslim.deploy.export import export
 from sslim.deploy.processor import named
 from sslim.deploy.worker import peak_bytes, waveform
 from sslim.files import write_json
 from sslim.layout import ModelShape
+from sslim.measurements import Benchmark
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut
 from sslim.train.device import versions
@@ -54,9 +55,7 @@ def make_models(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> dic
     )
     uneven = uneven_plan(full, sizes, smooth, seed)
     for name, plan in ((SMOOTH, smooth), (UNEVEN, uneven)):
-        save_folder(
-            folder / name, cut(whole, plan).eval(), normalise=False, run={"made": "random weights"}
-        )
+        save_folder(folder / name, cut(whole, plan).eval(), normalise=False)
     return {
         "dense_parameters": full.parameters(sizes),
         "parameters": smooth.parameters(sizes),
@@ -183,9 +182,9 @@ def main() -> None:
             repeats=arguments.repeats,
             say=print,
         )
-    for row in found.rows:
+    for row in found.results:
         cosine = "" if row.worst_cosine is None else f"  cosine {row.worst_cosine:.5f}"
-        reached = row.parts.get("whole", {}).get("of_rate")
+        reached = row.parts["whole"].of_rate
         print(
             f"{row.model:15} {row.runtime:12} {row.threads} thread(s) {row.seconds:4g} s: "
             f"{1e3 * row.median:7.1f} ms  {row.ratio:5.2f}x  {row.peak_bytes / 2**20:5.0f} MiB  "
@@ -208,15 +207,15 @@ def main() -> None:
 
 def table(found: Benchmark) -> str:
     """The longest audio in one thread, as docs/deploy.md has it."""
-    longest = max(row.seconds for row in found.rows)
-    first = min(row.threads for row in found.rows)
+    longest = max(row.seconds for row in found.results)
+    first = min(row.threads for row in found.results)
     lines = [
         "| model | runtime | time | faster | of the core's rate | peak memory | file | first answer |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found.rows:
+    for row in found.results:
         if (row.seconds, row.threads) == (longest, first):
-            reached = row.parts.get("whole", {}).get("of_rate")
+            reached = row.parts["whole"].of_rate
             lines.append(
                 f"| {row.model} | {row.runtime} | {1e3 * row.median:.0f} ms | {row.ratio:.1f}x "
                 f"| {'' if reached is None else f'{reached:.0%}'} | {row.peak_bytes / 2**20:.0f} MiB "

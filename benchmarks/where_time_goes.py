@@ -13,7 +13,6 @@ import argparse
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from latency import SMOOTH, make_models
@@ -21,16 +20,18 @@ from latency import SMOOTH, make_models
 from sslim.deploy.export import export
 from sslim.deploy.parts import Node, by_part, profile, whole
 from sslim.deploy.processor import load_now, machine, named
-from sslim.deploy.rates import products, rates, timed
+from sslim.deploy.rates import FORMATS, products, rates, timed
 from sslim.deploy.worker import waveform
 from sslim.files import write_json
+from sslim.measurements import Rates
+from sslim.records import to_json
 
 SHOWN = 12
 """Operators with a row of their own."""
 LOOP = "(the loop's own work)"
 
 
-def measured(path: Path, seconds: float, rounds: int) -> tuple[list[Node], dict[str, Any]]:
+def measured(path: Path, seconds: float, rounds: int) -> tuple[list[Node], Rates]:
     """The fastest of some profiles, and the core's rate beside them."""
     ready = products(1)
     found: list[list[Node]] = []
@@ -85,7 +86,7 @@ def main() -> None:
         print(
             f"\n{name}: {1e3 * total:.0f} ms under the profiler for {arguments.seconds:g} s of audio"
         )
-        print({kind: core[kind] for kind in ("float32", "bfloat16", "int8")}, core["libraries"])
+        print({kind: getattr(core, kind) for kind in FORMATS}, core.libraries)
         print(
             "\n| part | time | share | float32 | int8 | of the core's rate |\n|---|---|---|---|---|---|"
         )
@@ -106,7 +107,7 @@ def main() -> None:
         facts = {
             name: {
                 "rates": core,
-                "parts": {part: own.to_dict(core) for part, own in by_part(nodes).items()},
+                "parts": {part: own.time(core) for part, own in by_part(nodes).items()},
                 "operators": {
                     kind: {"seconds": seconds, "calls": calls}
                     for kind, (seconds, calls) in by_operator(nodes).items()
@@ -114,10 +115,9 @@ def main() -> None:
             }
             for name, (nodes, core) in found.items()
         }
-        write_json(
-            arguments.json,
-            {"machine": machine() | loads, "seconds": arguments.seconds, "files": facts},
-        )
+        about = to_json(machine()) | loads
+        whole_facts = {"machine": about, "seconds": arguments.seconds, "files": facts}
+        write_json(arguments.json, to_json(whole_facts))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sslim.backbone.saving import save_folder
 from sslim.cli import run
-from sslim.deploy.bench import Benchmark, Contestant, Row, Worker, contestants, measure
+from sslim.deploy.bench import Contestant, Worker, contestants, is_noisy, measure
 from sslim.errors import ConfigError, SslimError
+from sslim.measurements import Benchmark, Machine, Timing
 from tests.test_export import loaded_model
 
 
@@ -18,22 +20,36 @@ from tests.test_export import loaded_model
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "model"
     loaded = loaded_model("hubert", pruned=3)
-    save_folder(out, loaded.whole, normalise=False, run={"made": "for a test"}, card="# A model\n")
+    save_folder(out, loaded.whole, normalise=False, card="# A model\n")
     return out
 
 
-def row(median: float, quartiles: tuple[float, float]) -> Row:
-    return Row("m", "onnx", 1, 10.0, median, quartiles, median / 10, 1.0, 1, 1, 0.1, None, None)
+def row(median: float) -> Timing:
+    return Timing(
+        model="m",
+        runtime="onnx",
+        threads=1,
+        seconds=10.0,
+        median=median,
+        quartiles=(median, median),
+        real_time_factor=median / 10,
+        ratio=1.0,
+        peak_bytes=1,
+        file_bytes=1,
+        first_answer=0.1,
+        noisy=False,
+    )
 
 
 def test_noise_and_cost() -> None:
-    quiet, busy = row(1.0, (0.99, 1.01)), row(1.0, (0.9, 1.2))
-    assert not quiet.noisy
-    assert busy.noisy
-    assert Benchmark((quiet, busy)).noisy
+    assert not is_noisy((0.99, 1.01), 1.0)
+    assert is_noisy((0.9, 1.2), 1.0)
+    quiet, busy = row(1.0), replace(row(1.0), noisy=True)
+    assert Benchmark(results=(quiet, busy), machine=Machine()).noisy
     # A thousand hours at a tenth of real time are a hundred hours of machine.
     assert quiet.cost(0.5) == pytest.approx(50.0)
-    facts = Benchmark((quiet,)).to_dict(0.5)
+    facts = Benchmark(results=(quiet,), machine=Machine()).at_price(0.5).to_dict()
+    assert (facts["kind"], facts["price_per_hour"]) == ("bench", 0.5)
     assert facts["results"][0]["cost_per_1000_hours"] == pytest.approx(50.0)
 
 

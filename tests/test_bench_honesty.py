@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sslim.cost import macs
 from sslim.deploy import bench as benching
 from sslim.deploy import processor as looking
 from sslim.deploy import rates as core_rates
-from sslim.deploy.bench import Benchmark, Contestant, Row, Worker, contestants, measure
+from sslim.deploy.bench import Contestant, Worker, contestants, measure
 from sslim.deploy.export import export
 from sslim.deploy.parts import PARTS, Node, Part, _operations, by_part, profile, whole
 from sslim.deploy.processor import Load, load_now, named, processor
@@ -24,7 +25,9 @@ from sslim.deploy.signals import speech_like
 from sslim.errors import ConfigError, SslimError
 from sslim.identity import COMPUTATION, content_of
 from sslim.layout import layout_of
+from sslim.measurements import Benchmark, Machine, Rates
 from tests.models import tiny_teacher
+from tests.test_bench import row as timing
 from tests.test_export import folder_of, loaded_model
 
 
@@ -64,7 +67,7 @@ def test_a_talkative_process_is_not_stopped(tmp_path: Path) -> None:
     """Far more on its standard error than a pipe holds."""
     entry = speaking(tmp_path, "sys.stderr.write('warning\\n' * 100_000); sys.stderr.flush()")
     found = measure([entry], seconds=[0.1], repeats=2)
-    assert found.rows[0].median == 0.01
+    assert found.results[0].median == 0.01
 
 
 def test_a_talkative_process_that_dies_says_its_last_words(tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_a_dense_model_runs_in_transformers_and_a_pruned_one_does_not(
         *(("dense", "transformers"), ("dense", "torch"), ("model", "torch")),
     ]
     found = measure(entries[:1], seconds=[0.2], repeats=2)
-    assert found.rows[0].parts["whole"]["gflop"] > 0
+    assert found.results[0].parts["whole"].gflop > 0
 
 
 @pytest.mark.usefixtures("quick")
@@ -203,24 +206,24 @@ CPU revision\t: 1
 
 
 def test_a_processor_is_named_by_its_numbers() -> None:
-    assert processor(AMD) == {
-        "processor": "AMD EPYC 9R14",
-        "vendor": "AMD",
-        "family": 25,
-        "model": 17,
-        "stepping": 1,
-        "vector_units": ["avx2", "avx512", "avx512_vnni", "avx512_bf16"],
-    }
+    assert processor(AMD) == Machine(
+        processor="AMD EPYC 9R14",
+        vendor="AMD",
+        family=25,
+        model=17,
+        stepping=1,
+        vector_units=("avx2", "avx512", "avx512_vnni", "avx512_bf16"),
+    )
     arm = processor(ARM)
-    assert (arm["vendor"], arm["family"], arm["model"], arm["stepping"]) == ("ARM", 8, 0xD40, 1)
-    assert arm["vector_units"] == ["neon", "dotprod", "i8mm", "bf16", "sve"]
+    assert (arm.vendor, arm.family, arm.model, arm.stepping) == ("ARM", 8, 0xD40, 1)
+    assert arm.vector_units == ("neon", "dotprod", "i8mm", "bf16", "sve")
     unknown = processor("what: is\n\x00this")
-    assert unknown["family"] is None
-    assert unknown["processor"]
-    assert processor("cpu family: many\n")["family"] is None
+    assert unknown.family is None
+    assert unknown.processor
+    assert processor("cpu family: many\n").family is None
     assert "family 25, model 17" in named(processor(AMD))
     assert named(processor("")) != ""
-    assert processor()["processor"]
+    assert processor().processor
 
 
 def test_others_work_is_seen_and_ours_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +247,11 @@ def test_rates_are_medians_of_the_fastest_library() -> None:
         {"float32": {"onnxruntime MatMul": second / 90}, "int8": {"torch._int_mm": second / 400}},
     ]
     found = core_rates.rates(rounds)
-    assert found["all"]["float32"]["onnxruntime MatMul"] == pytest.approx(90, abs=0.1)
-    assert found["libraries"] == {"float32": "onnxruntime MatMul", "int8": "torch._int_mm"}
-    assert found["int8"] == 400
-    assert found["bfloat16"] is None
-    assert core_rates.rates([])["float32"] is None
+    assert found.all["float32"]["onnxruntime MatMul"] == pytest.approx(90, abs=0.1)
+    assert found.libraries == {"float32": "onnxruntime MatMul", "int8": "torch._int_mm"}
+    assert found.int8 == 400
+    assert found.bfloat16 is None
+    assert core_rates.rates([]).float32 is None
 
 
 def test_products_are_timed_and_what_a_library_refuses_is_left_out() -> None:
@@ -262,19 +265,21 @@ def test_products_are_timed_and_what_a_library_refuses_is_left_out() -> None:
     first = core_rates.timed(ready)
     assert "torch._int_mm" not in first["int8"]
     assert set(first["float32"]) == set(core_rates.LIBRARIES["float32"])
-    assert core_rates.rates([first])["float32"] > 0.1
+    reached = core_rates.rates([first]).float32
+    assert reached is not None
+    assert reached > 0.1
 
 
 # Parts
 
 
 def test_a_parts_share_of_the_rate() -> None:
-    rates = {"float32": 100.0, "int8": 400.0}
+    rates = Rates(float32=100.0, int8=400.0)
     assert Part(1.0, 50e9, 0).of_rate(rates) == pytest.approx(0.5)
     assert Part(1.0, 0, 100e9).of_rate(rates) == pytest.approx(0.25)
     assert Part(1.0, 50e9, 100e9).of_rate(rates) == pytest.approx(0.75)
     assert Part(1.0, 0, 0).of_rate(rates) is None
-    assert Part(1.0, 0, 1e9).of_rate({"float32": 100.0, "int8": None}) is None
+    assert Part(1.0, 0, 1e9).of_rate(Rates(float32=100.0)) is None
     assert Part(0.0, 1e9, 0).of_rate(rates) is None
     nodes = [
         Node("front_end", "Loop", False, 3.0, 1, 0, 0),
@@ -377,13 +382,17 @@ def test_the_description_of_a_measurement(
 
 
 def test_busy_machines_are_said() -> None:
-    row = Row("m", "onnx", 1, 1.0, 1.0, (1.0, 1.0), 1.0, 1.0, 1, 1, 0.1, None, None)
-    for when in ("before", "during", "after"):
-        quiet = {f"load_{w}": 0.1 for w in ("before", "during", "after")}
-        assert not Benchmark((row,), quiet).busy
-        busy = Benchmark((row,), quiet | {f"load_{when}": 0.6})
+    calm = Machine(load_before=0.1, load_during=0.1, load_after=0.1)
+    quiet = Benchmark(results=(timing(1.0),), machine=calm)
+    assert not quiet.busy
+    for disturbed in (
+        replace(calm, load_before=0.6),
+        replace(calm, load_during=0.6),
+        replace(calm, load_after=0.6),
+    ):
+        busy = replace(quiet, machine=disturbed)
         assert any("not quiet" in line for line in remarks(busy, 3))
-    assert not any("not quiet" in line for line in remarks(Benchmark((row,), quiet), 3))
+    assert not any("not quiet" in line for line in remarks(quiet, 3))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sslim.evaluate.suite import run_suite, score_of
 from sslim.evaluate.superb import BEST
 from sslim.evaluate.tasks import TASKS
 from sslim.evaluate.upstream import open_upstream
+from sslim.measurements import Result, SuiteScores
 from tests import sounds
 
 
@@ -256,7 +257,7 @@ def test_the_suite_runs_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixt
     said: list[str] = []
     settings = Settings(seeds=(0,), say=said.append)
 
-    def suite() -> dict[str, object]:
+    def suite() -> SuiteScores:
         return run_suite(
             "superb",
             ["fbank"],
@@ -269,10 +270,10 @@ def test_the_suite_runs_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixt
         )
 
     facts = suite()
-    assert {row["task"] for row in facts["results"]} == {"ks", "ic"}  # type: ignore[index, attr-defined]
-    assert len(facts["missing"]) == 8  # type: ignore[arg-type]
+    assert {row.task for row in facts.results} == {"ks", "ic"}
+    assert len(facts.missing) == 8
     assert any("sid: VoxCeleb1 and iden_split.txt is not under" in line for line in said)
-    assert facts["superb_score"] == {"fbank": None}
+    assert facts.superb_score == {"fbank": None}
     assert "SUPERB" in capsys.readouterr().out
     finished = (tmp_path / "sslim-superb" / "ks.json").stat().st_mtime_ns
     suite()
@@ -281,10 +282,18 @@ def test_the_suite_runs_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_all_ten_results_give_the_score() -> None:
     by_task = {
-        task: {
-            "score": values[0] / 100,
-            "others": {str(i): value / 100 for i, value in enumerate(values[1:])},
-        }
+        task: Result(
+            model="best",
+            task=task,
+            metric="",
+            higher_is_better=True,
+            score=values[0] / 100,
+            difference=0.0,
+            parameters=0,
+            macs_per_second=0,
+            chance=0.0,
+            others={str(i): value / 100 for i, value in enumerate(values[1:])},
+        )
         for task, values in BEST.items()
     }
     assert score_of(by_task) == pytest.approx(1000.0)

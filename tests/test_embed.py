@@ -67,7 +67,7 @@ def test_cutting_loses_and_doubles_nothing(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "model"
     loaded = loaded_model("hubert")
-    save_folder(out, loaded.whole, normalise=False, run={"made": "for a test"}, card="# A model\n")
+    save_folder(out, loaded.whole, normalise=False, card="# A model\n")
     return out
 
 
@@ -89,9 +89,9 @@ def test_every_format_and_layer(
     format: str, layer: str, model: Path, recordings: Path, tmp_path: Path
 ) -> None:
     done = embed(model, recordings, tmp_path / "out", format=format, layer=layer, chunking=SHORT)
-    assert [file["file"] for file in done.files] == [f"long.{format}", f"deep/short.{format}"]
+    assert [file.file for file in done.files] == [f"long.{format}", f"deep/short.{format}"]
     assert done.error is not None
-    assert done.error["cosine"] > 0.9
+    assert done.error.cosine > 0.9
     extractor = open_extractor(model, layer)
     short, _ = soundfile.read(recordings / "deep" / "short.flac", dtype="float32")
     wanted = extractor.extract([short])[0]
@@ -182,8 +182,8 @@ def test_context_helps_and_the_error_is_measured(model: Path) -> None:
     near = chunking_error(extractor, waveform, Chunking(1.0, 4.0, 4.0))
     none = chunking_error(extractor, waveform, Chunking(1.0, 0.0, 0.0))
     whole = chunking_error(extractor, waveform, Chunking(20.0, 5.0, 5.0))
-    assert near["relative_error"] < none["relative_error"]
-    assert whole["relative_error"] == 0.0
+    assert near.relative_error < none.relative_error
+    assert whole.relative_error == 0.0
 
 
 def test_blocks_resample_as_a_whole(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sslim import records
 from sslim.cli import run
 from sslim.deploy import embed as embedding
 from sslim.deploy.embed import embed
@@ -24,6 +25,7 @@ from sslim.deploy.streaming import Chunking
 from sslim.errors import AudioError, ConfigError, OutputError
 from sslim.files import FolderLock
 from sslim.identity import COMPUTATION, content_of
+from sslim.records import to_json
 from tests.test_export import folder_of, loaded_model
 
 SHORT = Chunking(2.0, 1.0, 1.0)
@@ -98,7 +100,7 @@ def test_a_finished_recording_that_was_replaced_is_computed_again(
     untouched = (out / "y.npz").stat().st_mtime_ns
     write(audio / "x.wav", 2, 3.0)
     done = embed(model, audio, out, chunking=SHORT, resume=True, say=said.append)
-    assert [file["file"] for file in done.files] == ["x.npz"]
+    assert [file.file for file in done.files] == ["x.npz"]
     assert (out / "y.npz").stat().st_mtime_ns == untouched
     embed(model, audio, tmp_path / "fresh", chunking=SHORT)
     assert np.array_equal(features_of(out / "x.npz"), features_of(tmp_path / "fresh" / "x.npz"))
@@ -190,7 +192,7 @@ def test_what_chunking_changes_survives_a_resume(model: Path, tmp_path: Path) ->
     assert measured["cosine"] > 0.9
     write(tmp_path / "in" / "b.wav", 2, 1.0)
     again = embed(model, tmp_path / "in", tmp_path / "out", chunking=SHORT, resume=True)
-    assert again.error == measured
+    assert to_json(again.error) == measured
     assert summary_of(tmp_path / "out")["chunking_error"] == measured
     embed(model, tmp_path / "in", tmp_path / "out", chunking=SHORT, resume=True)
     assert summary_of(tmp_path / "out")["chunking_error"] == measured
@@ -277,7 +279,7 @@ def test_a_full_disk_for_the_summary(
     def full(path: Path, data: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(embedding, "write_json", full)
+    monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(OutputError, match=r"cannot write .*embed\.json: No space left"):
         embed(model, tmp_path / "in", tmp_path / "out")
 

@@ -93,7 +93,7 @@ def test_reloaded_equals_sliced(family: str, size: str, tmp_path: Path) -> None:
     waveforms = torch.randn(2, 3000)
     gated = gated_model(values, waveforms)
     small = cut(model, plan, gated_model.folded_state(values)).eval()
-    save_folder(tmp_path / "small", small, normalise=False, run={})
+    save_folder(tmp_path / "small", small, normalise=False)
     reloaded = AutoModel.from_pretrained(tmp_path / "small").eval()
     assert type(reloaded) is type(small)
     assert largest(gated, reloaded.distillation_features(waveforms)) < TOLERANCE

@@ -68,7 +68,6 @@ def folder_of(loaded: LoadedModel, out: Path) -> Path:
         out,
         loaded.whole,
         normalise=loaded.normalise,
-        run={"made": "for a test"},
         card="# A model\n",
     )
     return out
@@ -276,7 +275,7 @@ def test_labels_score_the_model_and_the_file(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_text("\n".join(rows))
     made = export(model, tmp_path / "m.onnx", labels=tmp_path / "clips.csv")
     assert made.probe is not None
-    assert made.probe["model"] == made.probe["file"] == 1.0
+    assert made.probe.model == made.probe.file == 1.0
     assert json.loads((tmp_path / "m.onnx.json").read_text())["probe"]["task"] == "ks"
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from sslim import records
 from sslim.backbone.exported import ExportedModel
 from sslim.cli import run
 from sslim.deploy import export as exporting
@@ -163,7 +164,10 @@ def test_the_runs_own_audio_is_its_own_rows(model: Path, tmp_path: Path) -> None
     (folder / "run").mkdir(parents=True)
 
     def signals(**heard: Any) -> Any:
-        (folder / "run" / "run.json").write_text(json.dumps({"audio": heard}))
+        facts = {"config": {}, "teacher": {"source": "t"}, "versions": {}}
+        known = {"described": "clips", "fingerprint": "a"}
+        text = json.dumps(facts | {"audio": known | heard})
+        (folder / "run" / "run.json").write_text(text)
         return find_signals(folder, None, {"split": "test"}, calibrates=False)
 
     found = signals(source=str(source), where={"split": "train"})
@@ -174,7 +178,7 @@ def test_the_runs_own_audio_is_its_own_rows(model: Path, tmp_path: Path) -> None
         ({"source": str(source)}, "which rows"),
         ({"source": os.path.relpath(source), "where": {}}, "no absolute path"),
         ({"source": str(tmp_path / "gone.csv"), "where": {}}, "is gone"),
-        ({"source": str(source), "where": [1]}, "which rows"),
+        ({"source": str(source), "where": [1]}, "does not say where"),
         ({"source": str(source), "where": {"split": "tets"}}, "not used"),
         ({}, "does not say where"),
     ):
@@ -263,7 +267,7 @@ def test_the_description_carries_identities(model: Path, tmp_path: Path) -> None
     assert facts[0]["model_fingerprint"] == ExportedModel(made[0].path).facts["fingerprint"]
 
 
-@pytest.mark.parametrize("where", ["_append", "fsync_file", "write_text"])
+@pytest.mark.parametrize("where", ["_append", "fsync_file", "write_json"])
 @pytest.mark.parametrize("format", ["onnx", "dphubert"])
 def test_a_full_disk_leaves_nothing(
     where: str, format: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,7 +278,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(exporting, where, full)
+    monkeypatch.setattr(records if where == "write_json" else exporting, where, full)
     with pytest.raises(OutputError, match="No space left on device"):
         export(model, tmp_path / "m.bin", format=format)
     assert list(tmp_path.iterdir()) == []

@@ -276,7 +276,7 @@ def test_a_disk_that_fills_while_the_run_begins(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sslim.runs.beginning.write_json", full)
+        patch.setattr("sslim.records.write_json", full)
         line = place.refused("out")
     assert "the disk is full" in line
     assert line.endswith("run the same command again.")

@@ -73,7 +73,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     )
     _, plan = random_values(Gates(loaded.model, KINDS), 5, 0.6)
     student = under_head(loaded, cut(loaded.model, plan).eval())
-    save_folder(home / "small", student, normalise=True, run={"x": 1}, tokenizer_from=home / "head")
+    save_folder(home / "small", student, normalise=True, tokenizer_from=home / "head")
     return [*dense, home / "small"]
 
 

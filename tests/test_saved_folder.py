@@ -137,7 +137,7 @@ def test_every_kind_loads_in_a_process_without_sslim(tmp_path: Path) -> None:
         name = f"{family}-{size}"
         tiny_teacher(family, size).save_pretrained(tmp_path / "teacher" / name)
         _, small = compressed(tmp_path / "teacher" / name)
-        save_folder(tmp_path / name, small, normalise=size == "large", run={"x": 1}, card="# card")
+        save_folder(tmp_path / name, small, normalise=size == "large", card="# card")
         expected[name] = small, size == "large"
         wanted.append((name, "AutoModel"))
     for head, auto in HEAD_CLASSES.items():
@@ -145,7 +145,7 @@ def test_every_kind_loads_in_a_process_without_sslim(tmp_path: Path) -> None:
         dense.save_pretrained(tmp_path / "teacher" / head)
         (tmp_path / "teacher" / head / "vocab.json").write_text('{"a": 1}')
         loaded, small = compressed(tmp_path / "teacher" / head)
-        save_folder(tmp_path / head, small, normalise=False, run={}, tokenizer_from=loaded.folder)
+        save_folder(tmp_path / head, small, normalise=False, tokenizer_from=loaded.folder)
         assert (tmp_path / head / "vocab.json").is_file()
         expected[head] = small, False
         wanted.append((head, HEADS[head][1].__name__))
@@ -191,7 +191,7 @@ def load_elsewhere(folder: Path, wanted: list[tuple[str, str]]) -> dict[str, Any
 def test_loads_without_the_flag_where_sslim_is_imported(tmp_path: Path) -> None:
     tiny_teacher("wavlm").save_pretrained(tmp_path / "teacher")
     _, small = compressed(tmp_path / "teacher")
-    save_folder(tmp_path / "small", small, normalise=False, run={})
+    save_folder(tmp_path / "small", small, normalise=False)
     model = AutoModel.from_pretrained(tmp_path / "small")
     assert isinstance(model, SslimModel)
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "small").sampling_rate == 16_000
@@ -204,7 +204,7 @@ def test_a_compressed_model_can_be_a_teacher(tmp_path: Path) -> None:
     """The monthly update: compress again from what is in service."""
     tiny_teacher("hubert").save_pretrained(tmp_path / "teacher")
     _, small = compressed(tmp_path / "teacher")
-    save_folder(tmp_path / "small", small, normalise=False, run={})
+    save_folder(tmp_path / "small", small, normalise=False)
     loaded = load_model(tmp_path / "small")
     _, plan = random_values(Gates(loaded.model, KINDS), 1, 0.6)
     smaller = cut(loaded.model, plan)
@@ -215,7 +215,7 @@ def test_fine_tunes_a_ctc_head(tmp_path: Path) -> None:
     """A few steps lower the loss; saved and reloaded it computes the same, also without sslim."""
     tiny_teacher("hubert", mask_time_length=2).save_pretrained(tmp_path / "teacher")
     _, small = compressed(tmp_path / "teacher")
-    save_folder(tmp_path / "small", small, normalise=False, run={})
+    save_folder(tmp_path / "small", small, normalise=False)
     torch.manual_seed(0)
     model = AutoModelForCTC.from_pretrained(
         tmp_path / "small", vocab_size=12, ctc_loss_reduction="mean"
@@ -266,7 +266,7 @@ def test_spec_augment_masks_in_training_only() -> None:
 def test_nothing_in_the_folder_is_pickled(tmp_path: Path) -> None:
     tiny_teacher("hubert").save_pretrained(tmp_path / "teacher")
     _, small = compressed(tmp_path / "teacher")
-    save_folder(tmp_path / "small", small, normalise=False, run={"a": 1}, card="# card")
+    save_folder(tmp_path / "small", small, normalise=False, card="# card")
     names = {path.name for path in (tmp_path / "small").iterdir()}
     assert names == {
         "config.json",
@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr(type(small), "save_pretrained", full)
     with pytest.raises(OutputError, match="No space left"):
-        save_folder(tmp_path / "small", small, normalise=False, run={})
+        save_folder(tmp_path / "small", small, normalise=False)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
@@ -314,14 +314,13 @@ def test_the_record_is_moved_last_and_names_every_file(
         tmp_path / "small",
         small,
         normalise=True,
-        run={"x": 1},
         card="# card",
         tokenizer_from=loaded.folder,
     )
     assert moved[-1] == "sslim.json"
     assert set(moved) == {path.name for path in (tmp_path / "small").iterdir()}
     record = json.loads((tmp_path / "small" / "sslim.json").read_text())
-    assert record["x"] == 1
+    assert (record["kind"], record["version"]) == ("model", 1)
     assert record["fingerprint"] == load_model(tmp_path / "small").fingerprint
     assert record["files"] == {
         name: hashlib.sha256((tmp_path / "small" / name).read_bytes()).hexdigest()
@@ -346,10 +345,10 @@ def test_a_kill_while_files_are_moved_leaves_no_record(
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(SystemExit):
-        save_folder(tmp_path / "small", small, normalise=True, run={}, card="# card")
+        save_folder(tmp_path / "small", small, normalise=True, card="# card")
     assert not (tmp_path / "small" / "sslim.json").exists()
     monkeypatch.setattr(Path, "replace", replace)
-    save_folder(tmp_path / "small", small, normalise=True, run={}, card="# card")
+    save_folder(tmp_path / "small", small, normalise=True, card="# card")
     assert load_model(tmp_path / "small").normalise
 
 

@@ -273,7 +273,7 @@ def grouped(tmp_path: Path, lost: int) -> str:
         {"clean": ratio_outcome(right, np.ones(120), names)} for right in (teacher, student)
     ]
     report = group_report("gender", ["teacher", "student"], outcomes, tested, TASKS["ks"])
-    assert report.scores["student"]["f"]["clips"] == 60
+    assert report.scores["student"]["f"].clips == 60
     return report.sentences[0]
 
 

@@ -28,7 +28,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("verify")
     tiny_teacher("hubert").save_pretrained(home / "teacher")
     _, small = compressed(home / "teacher")
-    save_folder(home / "small", small, normalise=False, run={"x": 1}, card="# card")
+    save_folder(home / "small", small, normalise=False, card="# card")
     return home / "small"
 
 

@@ -16,7 +16,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from sslim.audio.held_out import HeldOut
 from sslim.audio.shards import Shards
+from sslim.backbone.contents import RECORD
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.places import find
@@ -33,8 +34,8 @@ from sslim.config import JointConfig, RunConfig, parse_budget, to_dict, to_flat_
 from sslim.distill.cache import TargetCache
 from sslim.distill.distance import Distance, measure_distance
 from sslim.distill.task import DistillationTask, JointTask, Projections, check_layers
-from sslim.errors import AudioError, OutputError, TeacherError, first_line
-from sslim.files import read_json, written_whole
+from sslim.errors import AudioError, OutputError, TeacherError
+from sslim.files import written_whole
 from sslim.plan import MACS_SECONDS, PruningPlan
 from sslim.prune.budget import Budget
 from sslim.prune.surgery import cut
@@ -43,6 +44,16 @@ from sslim.report.card import model_card
 from sslim.runs import checkpoint, folder, record
 from sslim.runs.audio import clips_to_measure, part, read_audio
 from sslim.runs.beginning import begin, go_on
+from sslim.runs.facts import (
+    CheckpointFacts,
+    DecisionFacts,
+    HeldOutFacts,
+    LayerDistance,
+    ResultFacts,
+    RunFacts,
+    RunRecord,
+    TeacherFacts,
+)
 from sslim.runs.folder import RUN_FOLDER
 from sslim.runs.state import RunState
 from sslim.train.device import choose_precision, device_name
@@ -103,7 +114,7 @@ class _Inputs:
     """In two parts: what is trained on, and what is not."""
     budget: Budget
     layers: tuple[int, ...]
-    record: dict[str, Any]
+    record: RunRecord
     """As a new run of this would be recorded."""
 
 
@@ -113,7 +124,7 @@ class _Run:
 
     session: Session
     inputs: _Inputs
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def teacher(self) -> LoadedModel:
@@ -186,7 +197,7 @@ def compress(
     processes = find_processes(config_now.device)
     folder.keep_inputs_apart(out, teacher, audio)
     with ExitStack() as held, ProgressBar(progress and processes.main) as bar:
-        before: dict[str, Any] = {}
+        before: RunRecord | None = None
         locked = False
         if processes.main:
             folder.check_writable(out, resume=resume, force=force)
@@ -198,12 +209,12 @@ def compress(
             before = record.read_record(out / RUN_FOLDER)
             mended = record.compare_settings(out, before, config_now)
             record.compare_where(out, before, where)
-        if processes.agree(float(resume and folder.is_finished(out, before))):
+        if before is not None and processes.agree(float(folder.is_finished(out, before))):
             if processes.main:
                 _check_finished(before, config_now, teacher, audio, where, out, bar)
             return _read_result(out)
         inputs = _check(config_now, recipe, teacher, audio, where, out, bar, processes)
-        if processes.main and resume:
+        if processes.main and before is not None:
             shards = isinstance(inputs.audio.training, Shards)
             go_on(out, before, inputs.record, config_now, mended, shards=shards, say=bar.say)
         elif processes.main:
@@ -249,12 +260,8 @@ def _check(
     what = record.new_record(
         config,
         recipe=recipe,
-        teacher={
-            "source": loaded.source,
-            "fingerprint": loaded.fingerprint,
-            "commit": loaded.commit,
-        },
-        audio={**record.place_of(audio), **heard.summary()},
+        teacher=TeacherFacts(loaded.source, loaded.fingerprint, loaded.commit),
+        audio=record.audio_facts(audio, heard),
         where=where,
         device=device_name(processes.device),
         processes=processes.count,
@@ -264,7 +271,7 @@ def _check(
 
 
 def _check_finished(
-    before: Mapping[str, Any],
+    before: RunRecord,
     config: RunConfig,
     teacher: str | Path,
     audio: str | Path | Sequence[str | Path],
@@ -281,13 +288,14 @@ def _check_finished(
     try:
         record.compare_teacher(out, before, load_model(teacher).fingerprint)
     except TeacherError as error:
-        if str(teacher) != before["teacher"].get("source"):
+        if str(teacher) != before.teacher.source:
             raise
         bar.say(gone.format(f"the teacher {teacher}", error.problem))
     try:
-        record.compare_audio(out, before, read_audio(config, audio, where, bar.say).summary())
+        heard = read_audio(config, audio, where, bar.say)
+        record.compare_audio(out, before, record.audio_facts(audio, heard))
     except AudioError as error:
-        if str(audio) != before["audio"].get("source"):
+        if str(audio) != before.audio.source:
             raise
         bar.say(gone.format("the audio", error.problem))
     folder.clear_after(out)
@@ -309,7 +317,7 @@ def _open(
     stages = {"stage1": config.stage1.updates, "stage2": config.stage2.updates}
     state = RunState(path, stages, writes=processes.main, resumed=resumed)
     if mended:
-        state.facts.pop("seconds_per_batch", None)
+        state.forget_pace()
     session = Session(
         config=config,
         audio=inputs.audio.training,
@@ -320,7 +328,7 @@ def _open(
         state=state,
         trackers=Trackers(config.trackers if processes.main else (), path, to_flat_dict(config)),
         mended=mended,
-        run=now["id"],
+        run=now.id,
     )
     return _Run(session, inputs, now)
 
@@ -345,7 +353,7 @@ def _noted(run: _Run, recipe: str, *, forced: bool) -> Iterator[None]:
     state.set(status="finished", seconds_left=0.0)
 
 
-def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
+def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, DecisionFacts]:
     """Joint distillation and pruning, the decision, and the cut; skipped where it is already done."""
     config = run.config
     decided = _decided(run)
@@ -383,13 +391,13 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
             "global threshold decided them. More updates (--set stage1.updates=...) make a better choice."
         )
     small = cut(task.student, decision.plan, task.gated.folded_state(decision.values))
-    facts = {
-        "plan": decision.plan.to_dict(),
-        "undecided": decision.undecided,
-        "units": task.gates.total,
-        "shrinks": task.shrinks,
-        "shift": decision.shift,
-    }
+    facts = DecisionFacts(
+        plan=decision.plan.to_dict(),
+        undecided=decision.undecided,
+        units=task.gates.total,
+        shrinks=tuple(task.shrinks),
+        shift=decision.shift,
+    )
     if run.processes.main:
         # Stage 1's own states stay until stage 2 has one: there is always something whole to go back to.
         tensors = {f"task.student.{name}": value for name, value in small.state_dict().items()}
@@ -398,7 +406,7 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]]:
         checkpoint.write(
             run.folder / "pruned",
             tensors,
-            {"update": config.stage1.updates, "run": run.session.run, "decision": facts},
+            CheckpointFacts(update=config.stage1.updates, run=run.session.run, decision=facts),
         )
     run.processes.wait()
     return small, task.projections, facts
@@ -416,7 +424,7 @@ def _target_cache(run: _Run) -> TargetCache | None:
     return TargetCache(run.folder / "targets", int(gib * 2**30), run.processes.count)
 
 
-def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None:
+def _decided(run: _Run) -> tuple[SslimModel, Projections, DecisionFacts] | None:
     """The pruned model where it has been made already: from `pruned/`, else from a state of stage 2."""
     states = run.folder / "checkpoints"
     state: checkpoint.State | None = None
@@ -429,15 +437,17 @@ def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None
             run.say(f"warning: {damaged}; looking for another way to go on")
     if state is None and checkpoint.found(states / "stage2"):
         state = checkpoint.newest(states / "stage2", run.session.run, run.say)
-    if state is None or state.facts.get("run") != run.session.run:
+    if state is None or state.facts.run != run.session.run:
         if damaged and not checkpoint.found(states / "stage1"):
             raise OutputError(
                 f"{damaged}, and nothing is left from before it",
                 "begin anew with --force instead of --resume",
             )
         return None
-    facts = state.facts["decision"]
-    small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"]))
+    facts = state.facts.decision
+    if facts is None:
+        raise OutputError(f"the state {state.folder} says no decision", "restore or remove it")
+    small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts.plan))
     projections = Projections(small.config.hidden_size, run.inputs.layers)
     for module, prefix in ((small, "task.student."), (projections, "task.projections.")):
         own = {
@@ -450,7 +460,7 @@ def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None
 
 
 def _recovery_stage(
-    run: _Run, student: SslimModel, projections: Projections, decision: Mapping[str, Any]
+    run: _Run, student: SslimModel, projections: Projections, decision: DecisionFacts
 ) -> SslimModel:
     """Distils the small model again."""
     config = run.config.stage2
@@ -473,7 +483,7 @@ def _recovery_stage(
         updates=config.updates,
         warmup_fraction=config.warmup_fraction,
         first=run.config.stage1.updates,
-        carried={"decision": dict(decision)},
+        decision=decision,
     )
     return student
 
@@ -503,7 +513,7 @@ def _finish(
     run: _Run,
     student: SslimModel,
     projections: Projections,
-    decision: Mapping[str, Any],
+    decision: DecisionFacts,
     out: Path,
     began: float,
 ) -> None:
@@ -513,44 +523,47 @@ def _finish(
     student = student.cpu().eval()
     shape, plan = shape_of(student), plan_of(student)
     dense = plan_of(run.teacher.model)
-    held_out = {**asdict(distance), "chosen": inputs.audio.chosen} if inputs.audio else None
-    result: dict[str, Any] = {
-        "family": run.teacher.family,
-        "head": run.teacher.head,
-        "parameters": plan.parameters(shape),
-        "dense_parameters": dense.parameters(shape),
-        "macs_per_second": round(plan.macs(shape) / MACS_SECONDS),
-        "dense_macs_per_second": round(dense.macs(shape) / MACS_SECONDS),
-        "file_bytes": 0,
-        "layers": distance.layers,
-        "measured_utterances": distance.utterances,
-        "held_out": held_out,
-        "undecided": decision["undecided"],
-        "units": decision["units"],
-        "shrinks": decision["shrinks"],
-        "seconds": time.perf_counter() - began,
-        "seconds_waited_for_audio": sum(run.session.waited.values()),
-        "hidden_states": shape.layers + 1,
-        "width": shape.hidden_size,
-        "hop": run.teacher.hop,
-        "normalise": run.teacher.normalise,
-    }
-    source = Path(now["teacher"]["source"])
-    facts: dict[str, Any] = {
-        "name": out.resolve().name,
-        "run": run.session.run,
-        "recipe": now["recipe"],
-        "config": to_dict(run.config),
-        "changed": run.record.get("changed", []),
+    layers = {layer: LayerDistance(**row) for layer, row in distance.layers.items()}
+    held_out = HeldOutFacts(
+        distance.utterances, distance.seconds, layers, inputs.audio.chosen, distance.loss
+    )
+    result = ResultFacts(
+        family=run.teacher.family,
+        head=run.teacher.head,
+        parameters=plan.parameters(shape),
+        dense_parameters=dense.parameters(shape),
+        macs_per_second=round(plan.macs(shape) / MACS_SECONDS),
+        dense_macs_per_second=round(dense.macs(shape) / MACS_SECONDS),
+        file_bytes=0,
+        layers=layers,
+        measured_utterances=distance.utterances,
+        held_out=held_out if inputs.audio else None,
+        undecided=decision.undecided,
+        units=decision.units,
+        shrinks=decision.shrinks,
+        seconds=time.perf_counter() - began,
+        seconds_waited_for_audio=sum(run.session.waited.values()),
+        hidden_states=shape.layers + 1,
+        width=shape.hidden_size,
+        hop=run.teacher.hop,
+        normalise=run.teacher.normalise,
+    )
+    source = Path(now.teacher.source)
+    heard = record.audio_facts(Path(now.audio.source).name, inputs.audio.training)
+    facts = RunFacts(
+        name=out.resolve().name,
+        run=run.session.run,
+        recipe=now.recipe,
+        config=to_dict(run.config),
+        changed=run.record.changed,
         # Names only: the folder may be published, and `run/run.json` has the paths.
-        "teacher": {
-            **now["teacher"],
-            "source": source.name if source.exists() else now["teacher"]["source"],
-        },
-        "audio": {**inputs.audio.training.summary(), "source": Path(now["audio"]["source"]).name},
-        **{name: now[name] for name in ("device", "precision", "versions")},
-        "result": result,
-    }
+        teacher=replace(now.teacher, source=source.name if source.exists() else now.teacher.source),
+        audio=replace(heard, path=""),
+        device=now.device,
+        precision=now.precision,
+        versions=now.versions,
+        result=result,
+    )
     with written_whole(run.folder / "projections.safetensors") as path:
         save_file(
             {
@@ -564,36 +577,22 @@ def _finish(
         out,
         under_head(run.teacher, student),
         normalise=run.teacher.normalise,
-        run=facts,
+        facts=facts,
         tokenizer_from=run.teacher.folder if run.teacher.head else None,
         finalise=lambda folder: _measure_file(folder, facts),
     )
     folder.clear_after(out)
 
 
-def _measure_file(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _measure_file(folder: Path, facts: RunFacts) -> tuple[RunFacts, str]:
     """The real size of the weights on disk, known only once they are written."""
-    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
-    facts["result"]["file_bytes"] = sum(sizes)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    facts = replace(facts, result=replace(facts.result, file_bytes=size))
     return facts, model_card(facts)
 
 
 def _read_result(out: Path) -> CompressionResult:
-    path = out / "sslim.json"
-    try:
-        result = dict(read_json(path, "the description of a finished run")["result"])
-        held_out = dict(result.get("held_out") or {})
-        if held_out:
-            held_out["layers"] = _layers(held_out["layers"])
-        names = [item.name for item in fields(CompressionResult) if item.name != "out"]
-        known = {**{name: result[name] for name in names if name in result}, "held_out": held_out}
-        return CompressionResult(out=out, **known | {"layers": _layers(result["layers"])})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OutputError(
-            f"{path} does not describe a finished run ({first_line(error)})",
-            "restore it, or begin anew with --force",
-        ) from error
-
-
-def _layers(rows: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    return {int(layer): dict(row) for layer, row in rows.items()}
+    result = asdict(RunFacts.read(out / RECORD).result)
+    result["held_out"] = result["held_out"] or {}
+    names = [item.name for item in fields(CompressionResult) if item.name != "out"]
+    return CompressionResult(out=out, **{name: result[name] for name in names})

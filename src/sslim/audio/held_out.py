@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
 from sslim.audio.archives import Clip
 from sslim.audio.manifest import Manifest, Utterance
 from sslim.audio.shards import Shards
 from sslim.identity import digest
+from sslim.records import Record
 
 SHARE = 0.05
 AT_LEAST = 16
@@ -27,6 +28,34 @@ COUNTED = 2000
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A stretch of a file."""
+
+    path: str
+    start: int | None
+    """First sample, in the file's own rate; None: from the beginning."""
+    end: int | None
+    """Sample after the last; None: to the end."""
+
+
+@dataclass(frozen=True)
+class HeldOutClips(Record):
+    """`run/held_out.json`: which clips are held out of training."""
+
+    KIND: ClassVar[str] = "held-out"
+    TITLE: ClassVar[str] = "a list of held-out audio"
+
+    chosen: str
+    """How, in a few words."""
+    utterances: tuple[Stretch, ...] | None = None
+    """None of shards, whose clips' names are known only once they are read."""
+    seed: int | None = None
+    """Of shards: what a clip's lot is drawn with."""
+    below: str | None = None
+    """Of shards: clips whose lot is below this."""
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Audio in two parts that have nothing in common."""
 
@@ -40,24 +69,17 @@ class HeldOut:
         """Whether anything is held out."""
         return isinstance(self.held_out, Shards) or bool(self.held_out.utterances)
 
-    def listed(self) -> dict[str, Any]:
+    def listed(self) -> HeldOutClips:
         """Which clips these are, so that others can leave them out or measure on them again.
 
         Names of clips in shards are known only once they are read: `seed` and `below` say which they are.
         """
         if isinstance(self.held_out, Shards):
-            return {
-                "chosen": self.chosen,
-                "seed": self.held_out.seed,
-                "below": self.held_out.below,
-            }
-        return {
-            "chosen": self.chosen,
-            "utterances": [
-                {"path": item.path, "start": item.start, "end": item.end}
-                for item in self.held_out.utterances
-            ],
-        }
+            return HeldOutClips(self.chosen, seed=self.held_out.seed, below=self.held_out.below)
+        return HeldOutClips(
+            self.chosen,
+            tuple(Stretch(item.path, item.start, item.end) for item in self.held_out.utterances),
+        )
 
 
 def hold_out(audio: Manifest | Shards, *, share: float = SHARE, seed: int) -> HeldOut:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sslim.backbone.contents import PREPROCESSOR
 from sslim.backbone.places import Place
 from sslim.errors import TeacherError
 from sslim.files import read_json
 from sslim.plan import SAMPLING_RATE
 
-PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 """Newer versions of transformers keep the preprocessor's settings in here."""
 LARGEST_TOKENIZER = 16 * 2**20

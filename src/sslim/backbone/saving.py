@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,26 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sslim.backbone import modeling_sslim
+from sslim.backbone.contents import (
+    ASIDE,
+    CARD,
+    MODEL_CODE,
+    PREPROCESSOR,
+    RECORD,
+    WEIGHTS,
+    FolderFacts,
+)
 from sslim.backbone.families import family_of, register
 from sslim.backbone.loading import LoadedModel, load_model, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.places import exists
 from sslim.backbone.processing import preprocessor, read_tokenizer
-from sslim.backbone.verify import ASIDE, MODEL_CODE, RECORD
 from sslim.errors import OutputError, first_line
 from sslim.files import fsync_file, fsync_folder
 from sslim.identity import sha256_of
 
-CARD = "README.md"
+NOTHING_MORE = FolderFacts()
+"""A folder of which nothing is known but its files."""
 
 
 def under_head(teacher: LoadedModel, student: SslimModel) -> SslimPreTrainedModel:
@@ -96,11 +106,11 @@ def _written_last(out: Path, advice: str, mine: Collection[str] | None = None) -
         raise
 
 
-def _record(aside: Path, run: Mapping[str, Any]) -> None:
-    """`sslim.json`: what the run says, the identity of the model as it loads, and of each file."""
+def _record(aside: Path, facts: FolderFacts) -> None:
+    """`sslim.json`: the facts with the identity of the model as it loads, and of each file."""
     files = {path.name: sha256_of(path) for path in sorted(aside.iterdir()) if path.name != CARD}
     loaded = load_model(aside)
-    _json(aside / RECORD, dict(run) | {"fingerprint": loaded.fingerprint, "files": files})
+    replace(facts, fingerprint=loaded.fingerprint, files=files).write(aside / RECORD)
 
 
 def save_folder(
@@ -108,18 +118,18 @@ def save_folder(
     whole: SslimPreTrainedModel,
     *,
     normalise: bool,
-    run: Mapping[str, Any],
+    facts: FolderFacts = NOTHING_MORE,
     card: str = "",
     tokenizer_from: Path | None = None,
-    finalise: Callable[[Path], tuple[Mapping[str, Any], str]] | None = None,
+    finalise: Callable[[Path], tuple[FolderFacts, str]] | None = None,
     mine: Collection[str] | None = None,
 ) -> None:
     """Writes config, weights, model code, preprocessor, `sslim.json` and the model card into `out`.
 
-    `sslim.json` is what `run` says, and `fingerprint` (see `LoadedModel`) and `files`: name -> SHA-256 of
-    weights, model code, configuration, preprocessor and tokenizer. Files already in `out` that are not ours
-    (checkpoints, logs) stay. `finalise` is called with the folder once the weights are written, and returns
-    `run` and `card` with what is only known then. `mine`: names that may be replaced in `out` (None: all).
+    `sslim.json` is `facts`, with the model's fingerprint and the SHA-256 of weights, model code,
+    configuration, preprocessor and tokenizer. Files already in `out` that are not ours (checkpoints, logs)
+    stay. `finalise` is called with the folder once the weights are written, and returns `facts` and `card`
+    with what is only known then. `mine`: names that may be replaced in `out` (None: all).
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; nothing half-written is left.
@@ -133,13 +143,13 @@ def save_folder(
         with quiet_transformers():
             whole.save_pretrained(aside)
         shutil.copyfile(modeling_sslim.__file__, aside / MODEL_CODE)
-        _json(aside / "preprocessor_config.json", preprocessor(normalise))
+        _json(aside / PREPROCESSOR, preprocessor(normalise))
         if tokenizer_from is not None:
             for name, text in read_tokenizer(tokenizer_from).items():
                 (aside / name).write_text(text, encoding="utf-8")
         if finalise is not None:
-            run, card = finalise(aside)
-        _record(aside, run)
+            facts, card = finalise(aside)
+        _record(aside, facts)
         if card:
             (aside / CARD).write_text(card, encoding="utf-8")
 
@@ -155,7 +165,7 @@ def save_dense(
     *,
     normalise: bool,
     files: Mapping[str, str],
-    run: Mapping[str, Any],
+    facts: FolderFacts = NOTHING_MORE,
     mine: Collection[str] | None = None,
 ) -> None:
     """Writes a dense model as a folder of its family in transformers, weights under their names there.
@@ -166,7 +176,7 @@ def save_dense(
         whole: the model.
         normalise: whether waveforms are brought to zero mean and unit variance.
         files: further files: name -> text.
-        run: what `sslim.json` says besides fingerprint and files.
+        facts: what `sslim.json` says besides fingerprint and files.
         mine: names that may be replaced in `out` (None: all).
 
     Raises:
@@ -181,8 +191,8 @@ def save_dense(
     with _written_last(out, "free space or choose another folder", mine) as aside:
         config.save_pretrained(aside)
         weights = {name: tensor.contiguous() for name, tensor in own.items()}
-        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-        _json(aside / "preprocessor_config.json", preprocessor(normalise))
+        save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
+        _json(aside / PREPROCESSOR, preprocessor(normalise))
         for name, text in files.items():
             (aside / name).write_text(text, encoding="utf-8")
-        _record(aside, run)
+        _record(aside, facts)

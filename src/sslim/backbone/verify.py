@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import sslim
+from sslim.backbone.contents import CONFIG, MODEL_CODE, RECORD, SETTINGS
 from sslim.errors import OutputError, TeacherError, first_line
 from sslim.files import read_json
 from sslim.identity import sha256_of
 
-RECORD = "sslim.json"
-ASIDE = ".sslim.partial"
-"""Where the files of a folder are written first: inside it, as it may be a disk of its own."""
-MODEL_CODE = "modeling_sslim.py"
 KNOWN_CODE: dict[str, str] = {}
 """SHA-256 of the model code of earlier releases -> their version."""
 LOADABLE = (
@@ -36,13 +33,6 @@ LOADABLE = (
     ".index.json",
 )
 """Endings of what a library may load from the folder."""
-SETTINGS = (
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer_config.json",
-    "adapter_config.json",
-)
 NAMES_CODE = ("auto_map", "custom_pipelines")
 
 
@@ -173,6 +163,6 @@ def _names_code(path: Path) -> str:
         value: Any = data.get(key)
         names = list(value.values()) if isinstance(value, dict) else [value] if value else []
         for name in names:
-            if not (path.name == "config.json" and isinstance(name, str) and name.startswith(ours)):
+            if not (path.name == CONFIG and isinstance(name, str) and name.startswith(ours)):
                 return f"{path.name} names code of others in {key}: {str(name)[:60]}"
     return ""

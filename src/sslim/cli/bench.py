@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,7 +13,7 @@ from sslim.errors import ConfigError, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sslim.deploy.bench import Benchmark
+    from sslim.measurements import Benchmark
 
 WIDTH = 120
 """Columns of the tables where nobody says how many there are."""
@@ -80,10 +80,10 @@ def bench(
     if (
         json_file is not None
     ):  # before anything is printed: a terminal that is gone costs no figures
-        _write(json_file, found.to_dict(price_per_hour))
+        _write(json_file, found if price_per_hour is None else found.at_price(price_per_hour))
     console.print(named(found.machine), markup=False, highlight=False, soft_wrap=True)
     files = _table("What is run", ("file", "first answer", "worst cosine"))
-    for row in {(row.model, row.runtime): row for row in found.rows}.values():
+    for row in {(row.model, row.runtime): row for row in found.results}.values():
         files.add_row(
             escape(visible(row.model)),
             row.runtime if row.passed is not False else f"{row.runtime} FAILED its comparison",
@@ -93,12 +93,12 @@ def bench(
         )
     console.print(files)
     cost = [] if price_per_hour is None else ["1,000 h cost"]
-    for count, length in dict.fromkeys((row.threads, row.seconds) for row in found.rows):
+    for count, length in dict.fromkeys((row.threads, row.seconds) for row in found.results):
         table = _table(
             f"{length:g} s of audio, {count} thread{'s' if count > 1 else ''}",
             ("time", "ratio", "time / audio", "memory", "front-end", "of rate", *cost),
         )
-        for row in found.rows:
+        for row in found.results:
             if (row.threads, row.seconds) != (count, length):
                 continue
             half = (row.quartiles[1] - row.quartiles[0]) / 2
@@ -109,7 +109,7 @@ def bench(
                 f"{row.real_time_factor:.4f}",
                 f"{row.peak_bytes / 2**20:.0f} MiB",
                 _percent(row.front_end_share),
-                _percent(row.parts.get("whole", {}).get("of_rate")),
+                _percent(row.parts["whole"].of_rate if "whole" in row.parts else None),
             ]
             if price_per_hour is not None:
                 cells.append(f"{row.cost(price_per_hour):.2f}")
@@ -125,20 +125,20 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
     lines = [
         f"Medians of {repeats} runs in turn, half their quartile range; ratios to the first row."
     ]
-    for count, rates in found.machine.get("rates_at", {}).items():
+    for count, rates in found.machine.rates_at.items():
         reached = [
-            f"{name} {rates[name]:.0f} G{'OP' if name == 'int8' else 'FLOP'}/s ({library})"
-            for name, library in rates["libraries"].items()
+            f"{name} {rates.all[name][library]:.0f} G{'OP' if name == 'int8' else 'FLOP'}/s ({library})"
+            for name, library in rates.libraries.items()
         ]
         lines.append(
             f"Large products here, {count} thread(s): {', '.join(reached) or 'not measured'}."
         )
-    longest = max((row.seconds for row in found.rows), default=0.0)
-    for row in found.rows:
+    longest = max((row.seconds for row in found.results), default=0.0)
+    for row in found.results:
         if row.seconds == longest and len(row.parts) > 1:
             shares = [
-                f"{name.replace('_', '-')} {1e3 * part['seconds']:.0f} ms"
-                + ("" if part["of_rate"] is None else f" ({part['of_rate']:.0%})")
+                f"{name.replace('_', '-')} {1e3 * part.seconds:.0f} ms"
+                + ("" if part.of_rate is None else f" ({part.of_rate:.0%})")
                 for name, part in row.parts.items()
                 if name != "whole"
             ]
@@ -146,9 +146,10 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
                 f"{visible(row.model)} in {row.runtime}, {row.threads} thread(s), {longest:g} s, time "
                 f"and share of that rate: {', '.join(shares)}."
             )
-    loads = [found.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]
     lines.append(
-        "Cores kept busy by other work: {:.2f} before, {:.2f} during, {:.2f} after.".format(*loads)
+        "Cores kept busy by other work: {:.2f} before, {:.2f} during, {:.2f} after.".format(
+            *found.machine.loads
+        )
     )
     if found.busy:
         lines.append("The machine was not quiet: other work took more than half a core. Run again.")
@@ -161,12 +162,11 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
+def _write(path: Path, found: Benchmark) -> None:
     from sslim.deploy.outputs import cannot_write
-    from sslim.files import write_json
 
     try:
-        write_json(path, facts)
+        found.write(path)
     except OSError as error:
         raise cannot_write(path, error) from error
 

@@ -74,7 +74,7 @@ def embed(
             say=say,
             progress=progress,
         )
-    seconds = sum(file["seconds"] for file in done.files)
+    seconds = sum(file.seconds for file in done.files)
     spent = time.perf_counter() - start
     typer.echo(
         f"{visible(done.out)}: {len(done.files)} recordings, {seconds / 3600:.2f} h in {spent:.0f} s "

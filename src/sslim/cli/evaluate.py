@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,9 @@ from sslim.cli.compress import parse_where
 from sslim.errors import ConfigError, OutputError, first_line
 
 if TYPE_CHECKING:
-    from sslim.evaluate.run import Evaluation
     from sslim.evaluate.scorer import Condition
+    from sslim.measurements import Evaluation, Fidelity, FidelityReport
+    from sslim.records import Record
 
 TASK_HELP = (
     "ks, ic, er, sid (a class per clip), pr, asr, sf (a transcript), asv (same speaker?), sd (who speaks "
@@ -172,10 +174,10 @@ def evaluate(
 
     if task.lower() == "fidelity":
         with ProgressBar(True) as bar:
-            facts = _fidelity(models, data or Path(), columns, device, precision, bar)
+            report = _fidelity(models, data or Path(), columns, device, precision, bar)
         if json_file is not None:
-            _write(json_file, facts)
-        _show_fidelity(facts["results"])
+            _write(json_file, report)
+        _show_fidelity(report.results)
         return
 
     from sslim.evaluate.cache import check_folder, default_folder
@@ -228,11 +230,12 @@ def evaluate(
             precision=precision,
         )
     if json_file is not None:
-        _write(json_file, evaluation.to_dict())
+        _write(json_file, evaluation)
         typer.echo(f"written to {json_file}", err=True)
     show(evaluation)
 
 
+NO_INTERVAL = (math.nan, math.nan)
 RATIOS = (20.0, 10.0, 5.0, 0.0)
 """Decibels, where none are given."""
 OF_SUITE = {
@@ -315,7 +318,7 @@ def show(evaluation: Evaluation) -> None:
         f"{evaluation.task}: {first.metric}{unit} ({direction}), {first.items:,} test items",
     )
     for result in evaluation.results:
-        less, more = (scale * edge for edge in result.difference_interval)
+        less, more = (scale * edge for edge in result.difference_interval or NO_INTERVAL)
         against = (
             ""
             if result is first
@@ -340,7 +343,7 @@ def show(evaluation: Evaluation) -> None:
             cells = [result.conditions[name] for result in evaluation.results]
             worse.add_row(
                 escape(name),
-                *(f"{scale * cell['score']:.1f} ({scale * cell['change']:+.1f})" for cell in cells),
+                *(f"{scale * cell.score:.1f} ({scale * cell.change:+.1f})" for cell in cells),
             )
         console.print(worse)
     for report in evaluation.groups:
@@ -348,12 +351,12 @@ def show(evaluation: Evaluation) -> None:
         for value in next(iter(report.scores.values())):
             row = [report.scores[name][value] for name in report.scores]
             texts = [
-                f"{scale * cell['score']:.1f} ({_between(cell['interval'], scale, 1)})"
-                if math.isfinite(cell["score"])
+                f"{scale * cell.score:.1f} ({_between(cell.interval, scale, 1)})"
+                if math.isfinite(cell.score)
                 else "nothing to score"
                 for cell in row
             ]
-            by.add_row(f"{escape(value)} ({row[0]['clips']})", *texts)
+            by.add_row(f"{escape(value)} ({row[0].clips})", *texts)
         console.print(by)
         for sentence in report.sentences:
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -377,8 +380,8 @@ def _table(headings: list[str], title: str | None = None) -> Any:
     return table
 
 
-def _between(interval: tuple[float, float], scale: float, digits: int) -> str:
-    low, high = (scale * edge for edge in interval)
+def _between(interval: tuple[float, float] | None, scale: float, digits: int) -> str:
+    low, high = (scale * edge for edge in interval or NO_INTERVAL)
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
@@ -389,13 +392,14 @@ def _fidelity(
     device: str,
     precision: str,
     bar: Any,
-) -> dict[str, Any]:
-    """What `--task fidelity` writes: a row for every model but the first."""
+) -> FidelityReport:
+    """Every model but the first against the first."""
     from sslim.audio import read_source
     from sslim.audio.manifest import content_identity
     from sslim.evaluate.fidelity import fidelity
     from sslim.evaluate.upstream import open_upstream
     from sslim.identity import COMPUTATION, digest
+    from sslim.measurements import FidelityReport
     from sslim.train.device import versions
 
     if len(models) < 2:
@@ -405,58 +409,42 @@ def _fidelity(
     teacher, rows = upstreams[0], []
     for student in upstreams[1:]:
         tell = lambda done, total, name=student.name: bar.work(name, done, total)  # noqa: E731
-        found = fidelity(teacher, student, manifest.utterances, on_progress=tell)
-        rows.append(
-            found.to_dict()
-            | {
-                "model": student.name,
-                "fingerprint": student.fingerprint,
-                "model_fingerprint": student.model_fingerprint,
-                "teacher_fingerprint": teacher.fingerprint,
-                "numbers": student.numbers,
-            }
-        )
-    return {
-        "results": rows,
-        "computation": COMPUTATION,
-        "versions": versions(),
-        "source": str(data),
-        "where": where,
-        "skipped": len(manifest.skipped),
-        "test_audio": digest(sorted(content_identity(one) for one in manifest.utterances)),
-    }
+        rows.append(fidelity(teacher, student, manifest.utterances, on_progress=tell))
+    return FidelityReport(
+        results=tuple(rows),
+        computation=COMPUTATION,
+        versions=versions(),
+        source=str(data),
+        where=where,
+        skipped=len(manifest.skipped),
+        test_audio=digest(sorted(content_identity(one) for one in manifest.utterances)),
+    )
 
 
-def _show_fidelity(rows: list[dict[str, Any]]) -> None:
+def _show_fidelity(rows: Iterable[Fidelity]) -> None:
     from rich.console import Console
 
     console = Console()
     for row in rows:
         table = _table(
             ["hidden state", "cosine", "L1 / mean", "CKA"],
-            f"{row['model']}: {row['utterances']:,} utterances, {row['seconds'] / 60:.1f} min",
+            f"{row.model}: {row.utterances:,} utterances, {row.seconds / 60:.1f} min",
         )
-        for layer in row["layers"]:
+        for layer in row.layers:
             table.add_row(
-                str(layer["layer"]),
-                f"{layer['cosine']:.4f}",
-                f"{layer['l1']:.3f}",
-                f"{layer['cka']:.4f}",
+                str(layer.layer), f"{layer.cosine:.4f}", f"{layer.l1:.3f}", f"{layer.cka:.4f}"
             )
         console.print(table)
         console.print("least alike in the last one:")
-        for one in row["worst"]:
-            line = f"  {one['cosine']:.4f}  {one['clip']}"
+        for one in row.worst:
+            line = f"  {one.cosine:.4f}  {one.clip}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
+def _write(path: Path, record: Record) -> None:
     """Writes a result; what is printed does not depend on it."""
-    from sslim.evaluate.run import json_ready
-    from sslim.files import write_json
-
     try:
-        write_json(path, json_ready(facts))
+        record.write(path)
     except OSError as error:
         raise OutputError(
             f"--json {path} cannot be written: {first_line(error)}",

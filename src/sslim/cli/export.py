@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -83,10 +84,10 @@ def export(
         typer.echo(f"output difference {made.check.output:.1e}, batching {made.check.batching:.1e}")
     if made.probe is not None:
         probe = made.probe
+        low, high = (100 * edge for edge in probe.file_interval or (math.nan, math.nan))
         typer.echo(
-            f"{probe['task']} {probe['metric']}: model {100 * probe['model']:.1f}, "
-            f"file {100 * probe['file']:.1f} (95% interval "
-            f"{100 * probe['file_interval'][0]:.1f} to {100 * probe['file_interval'][1]:.1f})"
+            f"{probe.task} {probe.metric}: model {100 * probe.model:.1f}, "
+            f"file {100 * probe.file:.1f} (95% interval {low:.1f} to {high:.1f})"
         )
     for note in made.notes:
         typer.echo(f"note: {note}")

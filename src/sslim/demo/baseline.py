@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from sslim.audio import read_source
 from sslim.backbone.loading import load_model
 from sslim.backbone.saving import save_folder
 from sslim.config import RunConfig
+from sslim.demo.folder import BaselineFacts
 from sslim.distill.prediction import PredictionTask, first_layers
 from sslim.distill.task import check_layers
 from sslim.runs.state import RunState
@@ -72,7 +72,7 @@ def distil_only(
             warmup_fraction=config.stage1.warmup_fraction,
             first=0,
         )
-    facts: dict[str, Any] = {"method": "distillation only", "updates": updates}
+    facts = BaselineFacts(method="distillation only", updates=updates)
     student = student.cpu().eval()
-    save_folder(out, student, normalise=loaded.normalise, run=facts)
+    save_folder(out, student, normalise=loaded.normalise, facts=facts)
     return time.perf_counter() - began

@@ -9,25 +9,44 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from sslim import __version__
+from sslim.backbone.contents import MODEL_FILES, FolderFacts
 from sslim.demo import speech
 from sslim.errors import OutputError, first_line
-from sslim.files import read_json, write_json
+from sslim.files import read_json
+from sslim.records import Record
 
 RECORD = "demo.json"
 RESULTS = "results.json"
 FOLDERS = ("speech", "student", "distilled")
 MADE_BY = "sslim demo"
-MODEL_FILES = (
-    "config.json",
-    "model.safetensors",
-    "modeling_sslim.py",
-    "preprocessor_config.json",
-    "sslim.json",
-)
-"""What a distilled student is written as, besides its log."""
+
+
+@dataclass(frozen=True)
+class DemoRecord(Record):
+    """`demo.json`: that a demo works in a folder."""
+
+    KIND: ClassVar[str] = "demo"
+    TITLE: ClassVar[str] = "the record of a demo"
+
+    made_by: str
+    sslim: str = ""
+    """The version of the program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineFacts(FolderFacts):
+    """`sslim.json` of the student that was distilled without pruning."""
+
+    KIND: ClassVar[str] = "baseline"
+    READS: ClassVar[tuple[str, ...]] = ()
+
+    method: str
+    updates: int
 
 
 def prepare(out: Path, *, force: bool) -> None:
@@ -62,7 +81,7 @@ def prepare(out: Path, *, force: bool) -> None:
         if left.exists():  # training would go on from it
             raise OutputError(f"{left} holds what is not ours", "move it away")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / RECORD, {"made_by": MADE_BY, "version": __version__})
+        DemoRecord(made_by=MADE_BY, sslim=__version__).write(out / RECORD)
     except OSError as error:
         raise OutputError(
             f"cannot write {out}: {first_line(error)}", "name another folder"

@@ -8,11 +8,13 @@ students have heard), and which voice. What the scores say, and what they do not
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -24,10 +26,11 @@ from sslim.demo.folder import RESULTS, prepare
 from sslim.demo.speech import SpeechSet, make_speech
 from sslim.errors import OutputError, first_line
 from sslim.evaluate.features import FeatureStore
-from sslim.evaluate.run import Evaluation, evaluate
+from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
-from sslim.files import write_json
+from sslim.measurements import Evaluation
 from sslim.recipes import resolve
+from sslim.records import Interval, Record
 from sslim.report.checklist import checklist
 from sslim.report.evidence import FOLDER, read_evidence
 from sslim.report.page import recommendation, task_sentences, write_report
@@ -52,10 +55,27 @@ class DemoRow:
     macs_per_second: int
     file_bytes: int
     word_accuracy: float
-    word_interval: tuple[float, float]
+    word_interval: Interval | None
     voice_accuracy: float
-    voice_interval: tuple[float, float]
+    voice_interval: Interval | None
     seconds_to_make: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFacts(Record):
+    """`results.json`: what the demo measured."""
+
+    KIND: ClassVar[str] = "demo-results"
+
+    out: str
+    rows: tuple[DemoRow, ...]
+    word_chance: float
+    voice_chance: float
+    sentences: tuple[str, ...]
+    """What the scores say, as the report says it."""
+    seconds: float
+    settings: tuple[str, ...]
+    """Edits of the demo recipe."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +114,8 @@ class DemoResult:
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def _percent(score: float, interval: tuple[float, float]) -> str:
-    low, high = (100 * edge for edge in interval)
+def _percent(score: float, interval: Interval | None) -> str:
+    low, high = (100 * edge for edge in interval or (math.nan, math.nan))
     return f"{100 * score:.1f} ({low:.1f}-{high:.1f})"
 
 
@@ -225,7 +245,8 @@ def _result(
 def _write(result: DemoResult, settings: Sequence[str]) -> None:
     path = result.out / RESULTS
     try:
-        write_json(path, asdict(result) | {"out": str(result.out), "settings": list(settings)})
+        facts = vars(result) | {"out": str(result.out), "settings": tuple(settings)}
+        DemoFacts(**facts).write(path)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {first_line(error)}", "free space, then run again with --force"

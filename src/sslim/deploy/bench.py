@@ -15,17 +15,19 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sslim.deploy.parts import Part, whole
-from sslim.deploy.processor import BUSY, Load, load_now, machine
+from sslim.deploy.processor import Load, load_now, machine
 from sslim.deploy.rates import rates
 from sslim.deploy.worker import KINDS
 from sslim.errors import ConfigError, SslimError
 from sslim.identity import COMPUTATION
+from sslim.measurements import Benchmark, Rates, Timing
+from sslim.records import Interval
 
 RUNTIMES = ("torch", "bfloat16", "transformers", "onnx", "onnx-int8")
 NOISY = 0.15
@@ -65,79 +67,6 @@ class Contestant:
         kind = "onnx" if self.runtime.startswith("onnx") else self.runtime
         assert kind in KINDS, kind
         return [sys.executable, "-m", "sslim.deploy.worker", kind, self.path, str(threads)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contestant at one number of threads and one length of audio."""
-
-    model: str
-    runtime: str
-    threads: int
-    seconds: float
-    median: float
-    """Seconds that one run takes."""
-    quartiles: tuple[float, float]
-    real_time_factor: float
-    """Seconds of computing per second of audio."""
-    ratio: float
-    """How many times as fast as the first contestant of these threads and seconds."""
-    peak_bytes: int
-    file_bytes: int
-    first_answer: float
-    """Seconds from starting a process to its answer for 1 s of audio."""
-    front_end_share: float | None
-    worst_cosine: float | None
-    passed: bool | None = None
-    fingerprint: str = ""
-    model_fingerprint: str = ""
-    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of an exported file: what each part took and computed, and its share of the core's rate (`parts.py`);
-    `whole` is all together, known of models in torch as well."""
-
-    @property
-    def noisy(self) -> bool:
-        return self.quartiles[1] - self.quartiles[0] > NOISY * self.median
-
-    def cost(self, price_per_hour: float) -> float:
-        """Of 1,000 hours of audio on a machine that is rented by the hour."""
-        return 1000 * self.real_time_factor * price_per_hour
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """All rows, and the machine."""
-
-    rows: tuple[Row, ...]
-    machine: dict[str, Any] = field(default_factory=dict)
-    """Processor, `rates` of one core (`rates_at`: of other numbers of threads), `load_before`, `load_during`,
-    `load_after`: cores that others kept busy."""
-
-    @property
-    def noisy(self) -> bool:
-        """Whether any row was disturbed."""
-        return any(row.noisy for row in self.rows)
-
-    @property
-    def busy(self) -> bool:
-        """Whether others used the machine."""
-        loads = [self.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]
-        return any(load > BUSY for load in loads)
-
-    def to_dict(self, price_per_hour: float | None = None) -> dict[str, Any]:
-        """For JSON."""
-        rows = []
-        for row in self.rows:
-            facts = asdict(row) | {"noisy": row.noisy}
-            if price_per_hour is not None:
-                facts["cost_per_1000_hours"] = row.cost(price_per_hour)
-            rows.append(facts)
-        return {
-            "computation": COMPUTATION,
-            "machine": self.machine,
-            "price_per_hour": price_per_hour,
-            "results": rows,
-        }
 
 
 class Worker:
@@ -375,9 +304,9 @@ def measure(
                 raise ConfigError(
                     f"{value:g} {what} cannot be measured", f"give {low:g} to {high:g}"
                 )
-    about: dict[str, Any] = machine() | {"load_before": load_now()}
-    rows: list[Row] = []
-    rates_at: dict[str, Any] = {}
+    about = replace(machine(), load_before=load_now())
+    rows: list[Timing] = []
+    rates_at: dict[str, Rates] = {}
     others: list[float] = []
     for count in dict.fromkeys(threads):
         workers: list[Worker] = []
@@ -413,13 +342,19 @@ def measure(
         finally:
             for worker in workers:
                 worker.close()
-    about |= {
-        "load_during": max(others, default=0.0),
-        "load_after": load_now(),
-        "rates": next(iter(rates_at.values()), {}),
-        "rates_at": rates_at,
-    }
-    return Benchmark(tuple(rows), about)
+    about = replace(
+        about,
+        load_during=max(others, default=0.0),
+        load_after=load_now(),
+        rates=next(iter(rates_at.values()), Rates()),
+        rates_at=rates_at,
+    )
+    return Benchmark(results=tuple(rows), machine=about, computation=COMPUTATION)
+
+
+def is_noisy(quartiles: Interval, median: float) -> bool:
+    """Whether runs differ so much that the machine was not quiet."""
+    return quartiles[1] - quartiles[0] > NOISY * median
 
 
 def _row(
@@ -429,20 +364,20 @@ def _row(
     times: list[float],
     peak: int,
     first: list[float],
-    core: dict[str, Any],
-) -> Row:
+    core: Rates,
+) -> Timing:
     entry = worker.contestant
     shares = worker.parts(seconds)
     parts = {name: Part(**part) for name, part in (shares["parts"] or {}).items()}
     total, reached = whole(parts), core
     if not parts and entry.operations is not None:
         total = Part(float_operations=entry.operations(seconds))
-        reached = core | {"float32": core["bfloat16"]} if entry.runtime == "bfloat16" else core
+        reached = replace(core, float32=core.bfloat16) if entry.runtime == "bfloat16" else core
     quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
     median = statistics.median(times)
     # Of pairs taken in turn, so that a slow minute slows both of a pair.
     ratio = statistics.median(a / b for a, b in zip(first, times, strict=True))
-    return Row(
+    return Timing(
         model=entry.model,
         runtime=entry.runtime,
         threads=threads,
@@ -454,14 +389,15 @@ def _row(
         peak_bytes=peak,
         file_bytes=entry.file_bytes,
         first_answer=worker.first_answer,
+        noisy=is_noisy((quartiles[0], quartiles[2]), median),
         front_end_share=shares["front_end"],
         worst_cosine=entry.worst_cosine,
         passed=entry.passed,
         fingerprint=entry.fingerprint,
         model_fingerprint=entry.model_fingerprint,
         parts={
-            **{name: part.to_dict(core) for name, part in parts.items()},
+            **{name: part.time(core) for name, part in parts.items()},
             # Profiling takes time of its own; all together take what was measured without.
-            "whole": replace(total, seconds=median).to_dict(reached),
+            "whole": replace(total, seconds=median).time(reached),
         },
     )

@@ -9,9 +9,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,15 +21,25 @@ from sslim.deploy.extractor import Extractor, open_extractor
 from sslim.deploy.outputs import cannot_write, kind_of
 from sslim.deploy.signals import refuse_pipes
 from sslim.deploy.stores import Partial, check_format
-from sslim.deploy.streaming import Chunking, chunking_error, features
+from sslim.deploy.streaming import Chunking, ChunkingError, chunking_error, features
 from sslim.errors import AudioError, ConfigError, OutputError, first_line
-from sslim.files import FolderLock, read_json, write_json
+from sslim.files import FolderLock
 from sslim.identity import COMPUTATION, content_of, digest
 from sslim.plan import SAMPLING_RATE
+from sslim.records import Record
 
 COMPARED_SECONDS = 60.0
 """Of the first long recording, on which chunked and whole features are compared."""
 SUMMARY = "embed.json"
+SETTINGS = (
+    "computation",
+    "fingerprint",
+    "model_fingerprint",
+    "layer",
+    "format",
+    "chunk_left_right_frames",
+)
+"""What must be the same where a run is gone on with."""
 LOCK = ".embed.lock"
 WORK = ".embed.partial"
 """Folder of the recording that is being computed; it goes when all are done."""
@@ -41,17 +51,48 @@ NO_MEMORY = re.compile("bad_alloc|allocate memory|out of memory|Failed to alloca
 DEFAULT = Chunking()
 
 
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """A recording whose features are written."""
+
+    audio: str
+    """Absolute path of the recording."""
+    content: str
+    """Its identity."""
+    file: str
+    """Of the features, relative to the folder."""
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSummary(Record):
+    """`embed.json`: with what features were computed, and of which recordings. A resume wants the same."""
+
+    KIND: ClassVar[str] = "embed"
+    TITLE: ClassVar[str] = "the summary of a run of sslim embed"
+
+    computation: int
+    fingerprint: str
+    model_fingerprint: str
+    layer: str
+    format: str
+    chunk_left_right_frames: tuple[int, int, int]
+    files: tuple[EmbeddedFile, ...] = ()
+    chunking_error: ChunkingError | None = None
+
+
 @dataclass
 class Embedded:
     """What was written."""
 
     out: Path
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: list[EmbeddedFile] = field(default_factory=list)
     """Of this run; `embed.json` has those of earlier ones, too."""
     failed: list[str] = field(default_factory=list)
     """A sentence per recording that could not be used."""
-    error: dict[str, Any] | None = None
-    """What chunking changed, see `chunking_error`; None: nothing was long enough to be cut."""
+    error: ChunkingError | None = None
+    """What chunking changed; None: nothing was long enough to be cut."""
 
 
 def embed(
@@ -96,14 +137,14 @@ def embed(
     recordings = find_files(audio)
     extractor = open_extractor(model, layer)
     frames = chunking.frames(extractor.hop)
-    settings = {
-        "computation": COMPUTATION,
-        "fingerprint": extractor.fingerprint,
-        "model_fingerprint": extractor.model_fingerprint,
-        "layer": layer,
-        "format": format,
-        "chunk_left_right_frames": list(frames),
-    }
+    settings = EmbedSummary(
+        computation=COMPUTATION,
+        fingerprint=extractor.fingerprint,
+        model_fingerprint=extractor.model_fingerprint,
+        layer=layer,
+        format=format,
+        chunk_left_right_frames=frames,
+    )
     _refuse_others(out, resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -128,52 +169,52 @@ def embed(
 
 
 class _Summary:
-    """`embed.json`: the settings, and what is known of each finished recording.
+    """Keeps `embed.json`: the settings, and what is known of each finished recording.
 
     Raises:
         ConfigError: `out` belongs to other settings.
         OutputError: it cannot be written, or what is there is no summary.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], resume: bool) -> None:
+    def __init__(self, out: Path, settings: EmbedSummary, resume: bool) -> None:
         self.out, self.settings = out, settings
-        self.error: dict[str, Any] | None = None
-        self.files: dict[str, dict[str, Any]] = {}
+        self.error: ChunkingError | None = None
+        self.files: dict[str, EmbeddedFile] = {}
         self._written = time.monotonic()
         if resume and (out / SUMMARY).exists():
             self._read()
         self.write()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Of the settings, by name."""
+        return {key: getattr(self.settings, key) for key in SETTINGS}
+
     def _read(self) -> None:
-        path = self.out / SUMMARY
-        earlier = read_json(path, "the summary of a run of sslim embed")
-        files, error = earlier.get("files"), earlier.get("chunking_error")
-        if not isinstance(files, list) or not isinstance(error, dict | None):
-            raise OutputError(f"{path} is no summary of sslim embed", "name another folder")
-        for key, value in self.settings.items():
-            if earlier.get(key) != value:
+        try:
+            earlier = EmbedSummary.read(self.out / SUMMARY)
+        except OutputError as error:
+            raise OutputError(error.problem, f"{error.hint}, or name another folder") from error
+        for key in SETTINGS:
+            now, before = getattr(self.settings, key), getattr(earlier, key)
+            if now != before:
                 raise ConfigError(
-                    f"{key} is {str(value)[:20]}, the run in {self.out} has {str(earlier.get(key))[:20]}",
+                    f"{key} is {str(now)[:20]}, the run in {self.out} has {str(before)[:20]}",
                     "give the same model and settings, or another folder",
                 )
-        for record in files:
-            if not isinstance(record, dict) or not all(
-                isinstance(record.get(key), str) for key in ("file", "audio", "content")
-            ):
-                raise OutputError(f"{path} is no summary of sslim embed", "name another folder")
-            self.files[record["file"]] = record
-        self.error = error
+        self.files = {record.file: record for record in earlier.files}
+        self.error = earlier.chunking_error
 
-    def add(self, record: dict[str, Any], error: dict[str, Any] | None) -> None:
+    def add(self, record: EmbeddedFile, error: ChunkingError | None) -> None:
         """One more finished recording."""
-        self.files[record["file"]], self.error = record, error
+        self.files[record.file], self.error = record, error
         if time.monotonic() - self._written > WRITTEN_EVERY:
             self.write()
 
     def write(self) -> None:
         """Writes it whole."""
-        facts = {"files": list(self.files.values()), "chunking_error": self.error}
-        write_json(self.out / SUMMARY, self.settings | facts)
+        files = tuple(self.files.values())
+        replace(self.settings, files=files, chunking_error=self.error).write(self.out / SUMMARY)
         self._written = time.monotonic()
 
 
@@ -210,18 +251,18 @@ def _embed_one(
     progress: Callable[[Path, float], None],
 ) -> None:
     """One recording, unless it is there already; what is wrong with its audio costs it alone."""
-    target = summary.out / f"{name}.{summary.settings['format']}"
+    target = summary.out / f"{name}.{summary.settings.format}"
     file, audio = target.relative_to(summary.out).as_posix(), os.path.abspath(recording)
     known = summary.files.get(file)
     try:
         content = _content(recording)
         if known is not None and target.is_file():
-            if known["content"] == content:
+            if known.content == content:
                 say(f"{file} is there already")
                 return
-            if known["audio"] != audio:
+            if known.audio != audio:
                 raise OutputError(
-                    f"{target} holds features of {known['audio']}, not of {audio}",
+                    f"{target} holds features of {known.audio}, not of {audio}",
                     "give the same audio, or another folder",
                 )
             say(f"{recording.name} is another recording than before: computed again")
@@ -229,11 +270,11 @@ def _embed_one(
             done.error = _compare(extractor, recording, chunking)
             if done.error is not None:
                 say(
-                    f"cut against whole on {done.error['seconds']:.0f} s of {recording.name}: cosine "
-                    f"{done.error['cosine']:.5f} (worst frame {done.error['worst_cosine']:.4f}), "
-                    f"relative error {done.error['relative_error']:.3f}"
+                    f"cut against whole on {done.error.seconds:.0f} s of {recording.name}: cosine "
+                    f"{done.error.cosine:.5f} (worst frame {done.error.worst_cosine:.4f}), "
+                    f"relative error {done.error.relative_error:.3f}"
                 )
-        identity = digest(summary.settings, content, file)
+        identity = digest(summary.identity, content, file)
         frames, seconds = _one(
             extractor, recording, target, identity, summary.out, chunking, batch, progress
         )
@@ -244,13 +285,7 @@ def _embed_one(
         done.failed.append(str(error))
         say(f"skipped: {error}")
         return
-    record = {
-        "audio": audio,
-        "content": content,
-        "file": file,
-        "frames": frames,
-        "seconds": seconds,
-    }
+    record = EmbeddedFile(audio, content, file, frames, seconds)
     done.files.append(record)
     summary.add(record, done.error)
 
@@ -270,7 +305,7 @@ def _remove_work(out: Path) -> None:
         (out / WORK).rmdir()
 
 
-def _compare(extractor: Extractor, recording: Path, chunking: Chunking) -> dict[str, Any] | None:
+def _compare(extractor: Extractor, recording: Path, chunking: Chunking) -> ChunkingError | None:
     held: list[np.ndarray] = []
     seconds = 0.0
     for block in read_blocks(recording):
@@ -287,7 +322,7 @@ def _compare(extractor: Extractor, recording: Path, chunking: Chunking) -> dict[
         error = chunking_error(extractor, waveform, chunking)
     except AudioError as problem:
         raise AudioError(f"{recording}: {problem.problem}", problem.hint) from problem
-    return error | {"audio": os.path.abspath(recording)}
+    return replace(error, audio=os.path.abspath(recording))
 
 
 def _one(

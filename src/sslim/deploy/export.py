@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from sslim import __version__
+from sslim.backbone.contents import CARD, RECORD
 from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel, load_model
 from sslim.backbone.units import plan_of, shape_of
@@ -24,7 +25,7 @@ from sslim.deploy.graph import FLOAT, INT64
 from sslim.deploy.network import Network
 from sslim.deploy.outputs import cannot_write, kind_of, prepare_file
 from sslim.deploy.signals import Signals, find_signals
-from sslim.deploy.verify import Check, check_export
+from sslim.deploy.verify import check_export
 from sslim.errors import (
     ConfigError,
     ExportError,
@@ -35,12 +36,13 @@ from sslim.errors import (
 )
 from sslim.files import fsync_file, read_json, write_text, written_whole
 from sslim.identity import COMPUTATION, content_of
+from sslim.measurements import Check, ExportFacts, LabelledScores
 from sslim.plan import MACS_SECONDS, SAMPLING_RATE
 from sslim.report.card import with_export
 
 FORMATS = ("onnx", "onnx-int8", "dphubert")
 MAX_DIFFERENCE = 1e-4
-"""What a float32 export may differ from the model, in units of `verify.LayerCheck.difference`."""
+"""What a float32 export may differ from the model, in units of `LayerCheck.difference`."""
 MIN_COSINE = 0.999
 """What every layer of an int8 export must reach."""
 MOST_BYTES = 2**31 - 2**20
@@ -63,26 +65,31 @@ class Export:
     model_fingerprint: str
     """Identity of the torch model that it was made from."""
     notes: tuple[str, ...] = ()
-    probe: Mapping[str, Any] | None = None
-    """Scores of model and file on a labelled task, where labels were given."""
+    probe: LabelledScores | None = None
+    """Where labels were given."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "computation": COMPUTATION,
-            "file": self.path.name,
-            "fingerprint": self.fingerprint,
-            "model_fingerprint": self.model_fingerprint,
-            "format": self.format,
-            "bytes": self.bytes,
-            "audio": self.audio,
-            "passed": self.passed,
-            "worst_cosine": self.check.cosine if self.check else None,
-            "worst_difference": self.check.difference if self.check else None,
-            "check": asdict(self.check) if self.check else None,
-            "notes": list(self.notes),
-            "probe": None if self.probe is None else dict(self.probe),
-        }
+    def facts(self, model: str = "") -> ExportFacts:
+        """The description that lies beside the file.
+
+        Args:
+            model: what the user called the model.
+        """
+        return ExportFacts(
+            file=self.path.name,
+            format=self.format,
+            bytes=self.bytes,
+            passed=self.passed,
+            worst_cosine=self.check.cosine if self.check else None,
+            worst_difference=self.check.difference if self.check else None,
+            audio=self.audio,
+            fingerprint=self.fingerprint,
+            model_fingerprint=self.model_fingerprint,
+            model=model,
+            check=self.check,
+            notes=self.notes,
+            probe=self.probe,
+            computation=COMPUTATION,
+        )
 
 
 def export(
@@ -206,23 +213,21 @@ def _description_of(out: Path) -> Path:
     return out.with_name(out.name + ".json")
 
 
-def _earlier(description: Path) -> dict[str, Any] | None:
+def _earlier(description: Path) -> ExportFacts | None:
     """What an earlier export said of itself."""
     try:
-        facts = read_json(description, "the description of an export")
+        facts = ExportFacts.read(description)
     except OutputError:
         return None
-    return (
-        facts if facts.get("format") in FORMATS and "file" in facts and "bytes" in facts else None
-    )
+    return facts if facts.format in FORMATS else None
 
 
-def _is_export(out: Path, earlier: Mapping[str, Any] | None) -> bool:
+def _is_export(out: Path, earlier: ExportFacts | None) -> bool:
     """Whether a file is the one that its description describes, or says of itself that it is an export."""
-    if earlier is not None and earlier["file"] == out.name:
-        if "model_fingerprint" in earlier:
-            return bool(earlier.get("fingerprint") == content_of(out))
-        return bool(earlier["bytes"] == out.stat().st_size)  # of a version that knew no more
+    if earlier is not None and earlier.file == out.name:
+        if earlier.model_fingerprint is not None:
+            return earlier.fingerprint == content_of(out)
+        return earlier.bytes == out.stat().st_size  # of a version that knew no more
     try:
         ExportedModel(out)
     except SslimError:
@@ -247,21 +252,16 @@ def _probe(
     labels: str | Path,
     where: Mapping[str, str],
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> LabelledScores:
     """The same head, trained on features of the model and of the file."""
     from sslim.evaluate.run import evaluate
     from sslim.evaluate.scorer import Settings
 
     found = evaluate([model, file], task, labels, where=where, settings=Settings(say=say))
     ours, exported = found.results
-    return {
-        "task": task,
-        "metric": ours.metric,
-        "model": ours.score,
-        "model_interval": list(ours.interval),
-        "file": exported.score,
-        "file_interval": list(exported.interval),
-    }
+    return LabelledScores(
+        task, ours.metric, ours.score, ours.interval, exported.score, exported.interval
+    )
 
 
 def ending(format: str) -> str:
@@ -407,7 +407,7 @@ def _described(
     audio: str,
     passed: bool,
     notes: tuple[str, ...] = (),
-    probe: Mapping[str, Any] | None = None,
+    probe: LabelledScores | None = None,
 ) -> Export:
     """Writes the description of a file that is about to get its name."""
     fsync_file(aside)  # whatever the disk has to say, it says now
@@ -423,19 +423,18 @@ def _described(
         notes=notes,
         probe=probe,
     )
-    facts = made.to_dict() | {"model": loaded.source}
-    write_text(_description_of(out), json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    made.facts(loaded.source).write(_description_of(out))
     return made
 
 
 def _on_the_card(loaded: LoadedModel, made: Export) -> Export:
     """Puts the figures into the card of the folder it was made from; where that cannot be, a note says so."""
-    card = None if loaded.folder is None else loaded.folder / "README.md"
-    if card is None or not card.is_file() or not (card.parent / "sslim.json").is_file():
+    card = None if loaded.folder is None else loaded.folder / CARD
+    if card is None or not card.is_file() or not (card.parent / RECORD).is_file():
         return made
-    facts = made.to_dict()
+    facts = made.facts()
     if not made.passed:
-        facts["format"] += " (FAILED its comparison)"
+        facts = replace(facts, format=f"{made.format} (FAILED its comparison)")
     try:
         write_text(card, with_export(card.read_text(encoding="utf-8"), facts))
     except (OSError, ValueError) as error:

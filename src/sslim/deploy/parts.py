@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from sslim.measurements import PartTime, Rates
+
 PARTS = ("front_end", "projection", "positional", "attention", "ffn", "rest")
 INSIDE = "chunk"
 """Prefix of the nodes inside the front-end's loop, which the loop's own time holds already."""
@@ -49,26 +51,29 @@ class Part:
     float_operations: float = 0.0
     integer_operations: float = 0.0
 
-    def of_rate(self, rates: Mapping[str, Any]) -> float | None:
+    def of_rate(self, rates: Rates) -> float | None:
         """Share of the core's rate; None where the rate is not known or the part has no product."""
         if not self.seconds or not self.float_operations + self.integer_operations:
             return None
         ideal = 0.0
-        for count, name in ((self.float_operations, "float32"), (self.integer_operations, "int8")):
+        for count, rate in (
+            (self.float_operations, rates.float32),
+            (self.integer_operations, rates.int8),
+        ):
             if count:
-                if not rates.get(name):
+                if not rate:
                     return None
-                ideal += count / (1e9 * rates[name])
+                ideal += count / (1e9 * rate)
         return ideal / self.seconds
 
-    def to_dict(self, rates: Mapping[str, Any]) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "seconds": self.seconds,
-            "gflop": self.float_operations / 1e9,
-            "gop_int8": self.integer_operations / 1e9,
-            "of_rate": self.of_rate(rates),
-        }
+    def time(self, rates: Rates) -> PartTime:
+        """As a benchmark says it."""
+        return PartTime(
+            self.seconds,
+            self.float_operations / 1e9,
+            self.integer_operations / 1e9,
+            self.of_rate(rates),
+        )
 
 
 def profile(path: str | Path, audio: np.ndarray, threads: int = 1) -> list[Node]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from sslim.measurements import Machine
 
 UNITS = {
     "avx2": "avx2",
@@ -32,19 +36,14 @@ UNITS = {
 """Flags of /proc/cpuinfo that decide how fast products are -> the names that people use."""
 
 MAKERS = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD", "0x41": "ARM", "0x61": "Apple"}
-BUSY = 0.5
-"""Cores of other work above which figures are not worth much."""
 LOOKED_SECONDS = 1.0
 
 
-def processor(cpuinfo: str | None = None) -> dict[str, Any]:
-    """The first processor: `processor` (its name), `vendor`, `family`, `model`, `stepping`, `vector_units`.
+def processor(cpuinfo: str | None = None) -> Machine:
+    """The first processor; numbers are None, units empty, where nobody says them.
 
     Args:
         cpuinfo: text of /proc/cpuinfo; None: this machine's, where there is one.
-
-    Returns:
-        numbers are None, units empty, where nobody says them.
     """
     if cpuinfo is None:
         try:
@@ -60,14 +59,14 @@ def processor(cpuinfo: str | None = None) -> dict[str, Any]:
     if not cpuinfo and platform.machine() in ("arm64", "aarch64"):
         units = ["neon"]  # every 64-bit ARM has it
     maker = found.get("vendor_id") or found.get("CPU implementer", "")
-    return {
-        "processor": found.get("model name") or platform.processor() or platform.machine(),
-        "vendor": MAKERS.get(maker, maker) or None,
-        "family": _number(found.get("cpu family") or found.get("CPU architecture")),
-        "model": _number(found.get("model") or found.get("CPU part")),
-        "stepping": _number(found.get("stepping") or found.get("CPU revision")),
-        "vector_units": units,
-    }
+    return Machine(
+        processor=found.get("model name") or platform.processor() or platform.machine(),
+        vendor=MAKERS.get(maker, maker) or None,
+        family=_number(found.get("cpu family") or found.get("CPU architecture")),
+        model=_number(found.get("model") or found.get("CPU part")),
+        stepping=_number(found.get("stepping") or found.get("CPU revision")),
+        vector_units=tuple(units),
+    )
 
 
 def _number(text: str | None) -> int | None:
@@ -77,27 +76,29 @@ def _number(text: str | None) -> int | None:
         return None
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """The processor, its cores, and the libraries that compute."""
-    found: dict[str, Any] = {**processor(), "cores": os.cpu_count()}
+    libraries: dict[str, Any] = {}
     for name in ("torch", "transformers", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            libraries[name] = version(name)
+    return replace(processor(), cores=os.cpu_count(), **libraries)
 
 
-def named(facts: dict[str, Any]) -> str:
+def named(machine: Machine) -> str:
     """A machine in one line."""
     numbers = [
-        f"{word} {facts[word]}"
-        for word in ("family", "model", "stepping")
-        if facts.get(word) is not None
+        f"{word} {number}"
+        for word, number in (
+            ("family", machine.family),
+            ("model", machine.model),
+            ("stepping", machine.stepping),
+        )
+        if number is not None
     ]
-    units = ", ".join(facts.get("vector_units") or ()) or "no vector units known"
-    vendor = f"{facts['vendor']}: " if facts.get("vendor") else ""
-    return f"{vendor}{facts['processor']} ({', '.join([*numbers, units])})"
+    units = ", ".join(machine.vector_units) or "no vector units known"
+    vendor = f"{machine.vendor}: " if machine.vendor else ""
+    return f"{vendor}{machine.processor} ({', '.join([*numbers, units])})"
 
 
 class Load:

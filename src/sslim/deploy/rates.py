@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from sslim.measurements import Rates
+
 ROWS, INNER, COLUMNS = 1024, 1024, 1024
 OPERATIONS = 2 * ROWS * INNER * COLUMNS
 FORMATS = ("float32", "bfloat16", "int8")
@@ -114,13 +116,8 @@ def timed(ready: dict[str, dict[str, Product]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def rates(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Of several rounds of `timed`: the medians, and the fastest library of each format.
-
-    Returns:
-        `float32`, `bfloat16` (GFLOP/s), `int8` (GOP/s), None where nothing could be timed; `libraries` (the
-        one that reached it), `all` (format -> library -> rate).
-    """
+def rates(rounds: list[dict[str, dict[str, float]]]) -> Rates:
+    """Of several rounds of `timed`: the medians, and the fastest library of each format."""
     every: dict[str, dict[str, float]] = {}
     for name in FORMATS:
         for library in LIBRARIES[name]:
@@ -129,8 +126,5 @@ def rates(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
                 rate = OPERATIONS / float(np.median(spent)) / 1e9
                 every.setdefault(name, {})[library] = round(rate, 1)
     best = {name: max(own, key=own.__getitem__) for name, own in every.items()}
-    return {
-        **{name: every[name][best[name]] if name in best else None for name in FORMATS},
-        "libraries": best,
-        "all": every,
-    }
+    reached = {name: every[name][library] for name, library in best.items()}
+    return Rates(**reached, libraries=best, all=every)

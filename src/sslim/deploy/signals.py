@@ -7,20 +7,20 @@ programs' clips, so that what is computed in pieces or grows with the length is 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sslim.audio import load_audio, read_source
 from sslim.audio.manifest import Utterance
-from sslim.errors import AudioError, first_line
+from sslim.errors import AudioError, OutputError, first_line
 from sslim.plan import SAMPLING_RATE
+from sslim.runs.folder import RECORD, RUN_FOLDER
+from sslim.runs.record import read_record
 
 UTTERANCES = 32
 SECONDS = 10.0
@@ -90,30 +90,21 @@ def find_signals(
 
 def _of_the_run(folder: Path | None) -> tuple[str, Mapping[str, str]] | str:
     """Source and rows that the model was trained on; or why they are not known, "" where there was no run."""
-    if folder is None or not (folder / "run" / "run.json").is_file():
+    if folder is None or not (folder / RUN_FOLDER / RECORD).is_file():
         return ""
     try:
-        facts = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
-        heard = facts["audio"]
-        source, where = str(heard.get("path") or heard["source"]), heard.get("where")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        heard = read_record(folder / RUN_FOLDER).audio
+    except OutputError:
         return "run/run.json does not say where it is"
+    source, where = heard.path or heard.source, heard.where
     # A relative path means another thing in another folder, and a CSV holds rows that were kept for testing.
     if not Path(source).is_absolute():
         return "run/run.json gives no absolute path"
-    if where is not None and not _is_where(where):
-        return "run/run.json does not say which rows it is"
     if where is None and source.lower().endswith(".csv"):
         return "run/run.json does not say which rows of the CSV it is"
     if not Path(source).exists():
         return f"{source} is gone"
     return source, where or {}
-
-
-def _is_where(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(text, str) for text in (*value, *value.values())
-    )
 
 
 def _read(source: str | Path, where: Mapping[str, str], calibrates: bool) -> Signals:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -151,14 +150,24 @@ def features(
         yield from flush()
 
 
-def chunking_error(
-    extractor: Extractor, waveform: np.ndarray, chunking: Chunking
-) -> dict[str, Any]:
-    """What cutting changes: chunked features against those of the whole waveform.
+@dataclass(frozen=True)
+class ChunkingError:
+    """What cutting changes: chunked features against those of the whole waveform."""
 
-    Returns:
-        `cosine` (mean over frames), `worst_cosine` (of a frame), `relative_error` (norm of the difference
-        over norm of the whole), `seconds` compared.
+    seconds: float
+    """Compared."""
+    cosine: float
+    """Mean over frames."""
+    worst_cosine: float
+    """Of a frame."""
+    relative_error: float
+    """Norm of the difference over norm of the whole."""
+    audio: str = ""
+    """Absolute path of the recording."""
+
+
+def chunking_error(extractor: Extractor, waveform: np.ndarray, chunking: Chunking) -> ChunkingError:
+    """Compares chunked features with those of the whole waveform.
 
     Raises:
         AudioError: features are not finite.
@@ -173,11 +182,7 @@ def chunking_error(
         )
     norms = np.linalg.norm(whole, axis=-1) * np.linalg.norm(cut, axis=-1)
     cosine = (whole * cut).sum(-1) / np.maximum(norms, 1e-12)
-    return {
-        "seconds": len(waveform) / 16_000,
-        "cosine": float(cosine.mean()),
-        "worst_cosine": float(cosine.min()),
-        "relative_error": float(
-            np.linalg.norm(whole - cut) / max(float(np.linalg.norm(whole)), 1e-12)
-        ),
-    }
+    distance = float(np.linalg.norm(whole - cut) / max(float(np.linalg.norm(whole)), 1e-12))
+    return ChunkingError(
+        len(waveform) / 16_000, float(cosine.mean()), float(cosine.min()), distance
+    )

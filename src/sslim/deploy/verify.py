@@ -7,7 +7,6 @@ values that are not finite are refused before anything is compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,47 +16,12 @@ from sslim.backbone.exported import ExportedModel
 from sslim.backbone.loading import LoadedModel
 from sslim.distill.task import normalise
 from sslim.errors import ExportError
+from sslim.measurements import Check, LayerCheck
 
 BATCHED = 4
 """Utterances of the padded batch."""
 SHARES = (1.0, 0.62, 0.83, 0.41)
 """What of each of them is heard in it, so that their lengths differ whatever was given."""
-
-
-@dataclass(frozen=True)
-class LayerCheck:
-    """One hidden state (0: the input of the first layer) of the file against the model."""
-
-    layer: int
-    cosine: float
-    """Mean over frames."""
-    difference: float
-    """Largest absolute difference, in units of the layer's standard deviation where that is above one."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was compared and what came out."""
-
-    layers: tuple[LayerCheck, ...]
-    output: float
-    """Largest difference of what the file gives out (features or logits), in the same units."""
-    batching: float
-    """The same between utterances in one padded batch and alone, through the file."""
-    utterances: int
-    seconds: float
-    longest: float
-    """Seconds of the longest waveform that was compared."""
-
-    @property
-    def cosine(self) -> float:
-        """Of the worst layer."""
-        return float(np.min([layer.cosine for layer in self.layers]))
-
-    @property
-    def difference(self) -> float:
-        """Of the worst layer, or of the output."""
-        return float(np.max([self.output, *(layer.difference for layer in self.layers)]))
 
 
 def answers(loaded: LoadedModel, waveform: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sslim.audio import Utterance, load_audio
 from sslim.errors import TeacherError
 from sslim.evaluate.upstream import Upstream
-
-
-@dataclass(frozen=True)
-class LayerFidelity:
-    """One layer of the student against the same layer of its teacher."""
-
-    layer: int
-    cosine: float
-    """Mean over frames of the cosine similarity."""
-    l1: float
-    """Mean absolute difference, in units of the teacher's mean absolute value."""
-    cka: float
-    """Linear centred kernel alignment (Kornblith et al. 2019): 1 where one is a rotation of the other."""
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """All layers, and the utterances where the last one differs most."""
-
-    layers: tuple[LayerFidelity, ...]
-    worst: tuple[tuple[str, float], ...]
-    """Identity and cosine of the last layer, worst first."""
-    utterances: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "layers": [vars(layer) for layer in self.layers],
-            "worst": [{"clip": name, "cosine": cosine} for name, cosine in self.worst],
-            "utterances": self.utterances,
-            "seconds": self.seconds,
-        }
+from sslim.measurements import Fidelity, LayerFidelity, WorstClip
 
 
 class _Alignment:
@@ -130,4 +96,14 @@ def fidelity(
         )
         for layer in range(teacher.layers)
     ]
-    return Fidelity(tuple(rows), tuple(ranked[:worst]), len(utterances), seconds)
+    return Fidelity(
+        model=student.name,
+        layers=tuple(rows),
+        utterances=len(utterances),
+        seconds=seconds,
+        worst=tuple(WorstClip(name, cosine) for name, cosine in ranked[:worst]),
+        fingerprint=student.fingerprint,
+        model_fingerprint=student.model_fingerprint,
+        teacher_fingerprint=teacher.fingerprint,
+        numbers=student.numbers,
+    )

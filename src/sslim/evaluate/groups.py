@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,25 +13,10 @@ from sslim.evaluate.clips import Clip
 from sslim.evaluate.outcome import Outcome, bounds, draws, interval
 from sslim.evaluate.scorer import CLEAN
 from sslim.evaluate.tasks import Task
+from sslim.measurements import Gap, GroupReport, GroupScore
 
 FEWEST = 20
 """Test clips below which a group is shown, but takes no part in gaps."""
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """Scores over one column."""
-
-    column: str
-    scores: dict[str, dict[str, dict[str, Any]]]
-    """Model -> group -> clips, score, interval."""
-    gaps: dict[str, dict[str, Any]]
-    """Model -> best and worst group and their distance; beside the first model's, with its interval."""
-    sentences: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def members_of(column: str, clips: Sequence[Clip], task: Task) -> dict[str, list[int]]:
@@ -96,16 +80,12 @@ def group_report(
         )
     scores = {
         name: {
-            group: {
-                "clips": len(found),
-                "score": outcome.over(found),
-                "interval": interval(outcome, found),
-            }
+            group: GroupScore(len(found), outcome.over(found), interval(outcome, found))
             for group, found in sorted(members.items())
         }
         for name, outcome in zip(names, clean, strict=True)
     }
-    gaps: dict[str, dict[str, Any]] = {}
+    gaps: dict[str, Gap] = {}
     sentences = []
     first = _gaps(clean[0], members, large)
     for name, outcome in zip(names, clean, strict=True):
@@ -117,13 +97,13 @@ def group_report(
         gap = abs(ours[best] - ours[worst])
         if not task.higher_is_better:
             best, worst = worst, best
-        gaps[name] = {"best": best, "worst": worst, "gap": gap}
+        gaps[name] = Gap(best, worst, gap)
         if name == names[0]:
             continue
-        widened = gap - gaps[names[0]]["gap"]
-        low, high = bounds(_gaps(outcome, members, large) - first)
-        gaps[name] |= {"widened": widened, "widened_interval": (low, high)}
-        sentences.append(_sentence(column, name, names[0], gaps[name]))
+        widened = gap - gaps[names[0]].gap
+        between = bounds(_gaps(outcome, members, large) - first)
+        gaps[name] = replace(gaps[name], widened=widened, widened_interval=between)
+        sentences.append(_sentence(column, name, names[0], gaps[name], widened, between))
     return GroupReport(column, scores, gaps, tuple(sentences))
 
 
@@ -140,14 +120,16 @@ def _gaps(
     return distance
 
 
-def _sentence(column: str, name: str, first: str, gap: Mapping[str, Any]) -> str:
-    low, high = gap["widened_interval"]
-    between = f"between {column} {gap['worst']!r} and {gap['best']!r}"
-    size = f"{100 * gap['gap']:.1f} points"
+def _sentence(
+    column: str, name: str, first: str, gap: Gap, widened: float, interval: tuple[float, float]
+) -> str:
+    low, high = interval
+    between = f"between {column} {gap.worst!r} and {gap.best!r}"
+    size = f"{100 * gap.gap:.1f} points"
     if low > 0:
         return (
             f"{name}: the largest gap, {between}, is {size}; compression widened it by "
-            f"{100 * gap['widened']:.1f} points over {first} (95% interval {100 * low:.1f} to "
+            f"{100 * widened:.1f} points over {first} (95% interval {100 * low:.1f} to "
             f"{100 * high:.1f})."
         )
     return (

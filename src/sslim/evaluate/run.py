@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,92 +17,17 @@ from sslim.errors import ConfigError
 from sslim.evaluate.classification import check_answers
 from sslim.evaluate.clips import Clip, LabelledClips, folded, read_clips
 from sslim.evaluate.fitting import CPU
-from sslim.evaluate.groups import GroupReport, group_report, members_of
+from sslim.evaluate.groups import group_report, members_of
 from sslim.evaluate.outcome import Outcome, difference, interval, joined
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
 from sslim.evaluate.splits import check_parts, check_speakers
 from sslim.evaluate.tasks import Task, get_task
 from sslim.evaluate.upstream import FBANK, Upstream, open_upstream
-from sslim.files import write_json
+from sslim.measurements import ConditionScore, Evaluation, Result, ScoredData
 from sslim.train.device import choose_device, device_name, versions
 
 FOLD_VALID_SHARE = 0.2
 """Of a fold's training clips, what the learning rate and stopping are chosen on (as s3prl for IEMOCAP)."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table."""
-
-    model: str
-    task: str
-    metric: str
-    higher_is_better: bool
-    score: float
-    interval: tuple[float, float]
-    """95% bootstrap over the test part's items."""
-    per_seed: tuple[float, ...]
-    difference: float
-    """To the first model, on the same items."""
-    difference_interval: tuple[float, float]
-    others: dict[str, float]
-    """The task's further metrics."""
-    parameters: int
-    macs_per_second: int
-    chance: float
-    """The score of a guess: the most frequent answer, silence, a coin."""
-    floor: float | None
-    """The score of log-mel features on the same items, where they were scored."""
-    learning_rate: float
-    items: int
-    """Test clips, trials, recordings or queries."""
-    conditions: dict[str, dict[str, Any]]
-    """Condition -> score, interval, the change against clean audio, and the condition's identity."""
-    fingerprint: str
-    """Of what was run."""
-    model_fingerprint: str
-    """Of the torch model behind it."""
-    numbers: str
-    """What the features were computed in and on."""
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything that was measured, and what is needed to repeat it."""
-
-    task: str
-    results: tuple[Result, ...]
-    groups: tuple[GroupReport, ...]
-    notes: tuple[str, ...]
-    facts: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        found: dict[str, Any] = json_ready(
-            {
-                **self.facts,
-                "task": self.task,
-                "results": [asdict(result) for result in self.results],
-                "groups": [group.to_dict() for group in self.groups],
-                "notes": list(self.notes),
-            }
-        )
-        return found
-
-    def write(self, path: Path) -> None:
-        """Writes JSON, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, json.loads(json.dumps(self.to_dict())))
-
-
-def json_ready(value: Any) -> Any:
-    """The same with null for every number that is not finite: JSON has no others."""
-    if isinstance(value, Mapping):
-        return {key: json_ready(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluate(
@@ -215,30 +138,32 @@ def evaluate(
     reports = [
         group_report(column, [r.model for r in results], kept, tested, what) for column in groups
     ]
-    facts = {
-        "data": {
-            "source": clips.source,
-            "where": dict(where or {}),
-            "split_column": split_column,
-            "folds": folds,
-            "clips": {
+    return Evaluation(
+        task=what.name,
+        results=tuple(results),
+        groups=tuple(reports),
+        notes=tuple(notes),
+        data=ScoredData(
+            source=clips.source,
+            where=dict(where or {}),
+            split_column=split_column,
+            folds=folds,
+            clips={
                 name: sum(len(part.part(name)) for part in parts)
                 for name in ("train", "valid", "test")
             },
-            # The same audio under any names, in any order.
-            "test_audio": identity.digest(sorted(clip.content for clip in heard)),
-        },
-        "computation": identity.COMPUTATION,
-        "seeds": list(chosen.seeds),
-        "schedule": asdict(chosen.schedule),
-        "options": dict(chosen.options),
-        "random_labels": random_labels,
-        "precision": precision,
-        "device": device_name(place),
-        "versions": versions(),
-        "seconds": round(time.time() - began, 1),
-    }
-    return Evaluation(what.name, tuple(results), tuple(reports), tuple(notes), facts)
+            test_audio=identity.digest(sorted(clip.content for clip in heard)),
+        ),
+        computation=identity.COMPUTATION,
+        seeds=tuple(chosen.seeds),
+        schedule=asdict(chosen.schedule),
+        options=dict(chosen.options),
+        random_labels=random_labels,
+        precision=precision,
+        device=device_name(place),
+        versions=versions(),
+        seconds=round(time.time() - began, 1),
+    )
 
 
 def _check_test_answers(data: LabelledClips, heard: Sequence[Clip], task: Task) -> list[str]:
@@ -269,7 +194,7 @@ def _suspicions(results: Sequence[Result]) -> list[str]:
     """What a reader has to know before believing a figure."""
     notes = []
     first = results[0]
-    low, high = first.interval
+    low, high = first.interval or (math.nan, math.nan)
     if (low <= first.chance) if first.higher_is_better else (high >= first.chance):
         notes.append(
             f"{first.model} cannot be told from chance ({100 * first.chance:.1f}%): nothing can be said of "
@@ -318,12 +243,12 @@ def _one(
     reference = first[0][CLEAN.name] if first else main
     identities = {condition.name: condition.identity for condition in conditions}
     by_condition = {
-        name: {
-            "score": outcomes[task.metric].score,
-            "interval": interval(outcomes[task.metric]),
-            "change": outcomes[task.metric].score - main.score,
-            "identity": identities[name],
-        }
+        name: ConditionScore(
+            outcomes[task.metric].score,
+            interval(outcomes[task.metric]),
+            outcomes[task.metric].score - main.score,
+            identities[name],
+        )
         for name, outcomes in heard.items()
         if name != CLEAN.name
     }

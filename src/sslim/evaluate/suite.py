@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,19 @@ from sslim.evaluate.scorer import Settings
 from sslim.evaluate.superb import FBANK, superb_score
 from sslim.evaluate.tasks import TASKS
 from sslim.evaluate.upstream import Upstream, open_upstream
-from sslim.files import read_json, write_json
+from sslim.measurements import Evaluation, Result, SuiteScores
 from sslim.train.device import versions
 
 STATE = "sslim-superb"
 """Folder inside the corpora's, where CSVs and finished tasks are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedTask(Evaluation):
+    """`TASK.json` in the suite's folder: scores like any others, and what they are of."""
+
+    asked: dict[str, Any] = field(default_factory=dict)
+    """Everything that decides the result: the task is not run again where it is the same."""
 
 
 def run_suite(
@@ -39,7 +47,7 @@ def run_suite(
     precision: str,
     say: Callable[[str], None],
     corpora: Sequence[Corpus] = CORPORA,
-) -> dict[str, Any]:
+) -> SuiteScores:
     """Runs what is there, says what is missing, and prints the table.
 
     A task that is finished for the same models, settings, audio and versions is not run again, so an
@@ -55,7 +63,7 @@ def run_suite(
         raise ConfigError(f"{root} is not a folder", "name the folder that holds the corpora")
     state = root / STATE
     upstreams: list[Upstream] = []
-    results: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, Result]] = {}
     missing: list[str] = []
     test_audio: dict[str, str] = {}
     for corpus in corpora:
@@ -78,9 +86,9 @@ def run_suite(
         ]
         say(f"{corpus.task}: {len(rows):,} clips of {corpus.name}")
         found = _task(corpus, source, upstreams, settings, state, device, precision)
-        test_audio[corpus.task] = found["data"]["test_audio"]
-        for result in found["results"]:
-            results.setdefault(result["model"], {})[corpus.task] = result
+        test_audio[corpus.task] = found.data.test_audio if found.data else ""
+        for result in found.results:
+            results.setdefault(result.model, {})[corpus.task] = result
     for line in missing:
         say(f"missing: {line}")
     if not results:
@@ -88,31 +96,29 @@ def run_suite(
             f"none of SUPERB's corpora is under {root}",
             "the lines above say where to get them; any one of them will do",
         )
-    facts: dict[str, Any] = {
-        "suite": "superb",
-        "results": [],
-        "missing": missing,
-        "computation": identity.COMPUTATION,
-        "versions": versions(),
-        "test_audio": test_audio,
-    }
-    for model, by_task in results.items():
-        facts["results"] += by_task.values()
-        facts.setdefault("superb_score", {})[model] = score_of(by_task)
-    _show(results, facts["superb_score"])
+    scores = SuiteScores(
+        suite="superb",
+        results=tuple(row for by_task in results.values() for row in by_task.values()),
+        missing=tuple(missing),
+        computation=identity.COMPUTATION,
+        versions=versions(),
+        test_audio=test_audio,
+        superb_score={model: score_of(by_task) for model, by_task in results.items()},
+    )
+    _show(results, scores.superb_score)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(json_file, facts)
-    return facts
+        scores.write(json_file)
+    return scores
 
 
-def score_of(by_task: dict[str, dict[str, Any]]) -> float | None:
+def score_of(by_task: dict[str, Result]) -> float | None:
     """The SUPERB score of one model's results; None unless all ten tasks are there."""
     if set(by_task) != set(FBANK):
         return None
     return superb_score(
         {
-            task: tuple(100.0 * value for value in (result["score"], *result["others"].values()))
+            task: tuple(100.0 * value for value in (result.score, *result.others.values()))
             for task, result in by_task.items()
         }
     )
@@ -126,7 +132,7 @@ def _task(
     state: Path,
     device: str,
     precision: str,
-) -> dict[str, Any]:
+) -> Evaluation:
     options = dict(settings.options)
     if corpus.task == "asv" and "trials" not in options:
         found = voxceleb_trials(state.parent)
@@ -137,12 +143,11 @@ def _task(
     asked = _asked(source, upstreams, replace(settings, options=options))
     done = state / f"{corpus.task}.json"
     if done.is_file():
-        try:
-            kept = read_json(done, "a finished task")
-        except OutputError:  # a disk that was full, say: it is run again
-            kept = {}
-        if kept.get("asked") == asked:
-            return kept
+        # A disk that was full, say: it is run again.
+        with contextlib.suppress(OutputError):
+            kept = FinishedTask.read(done)
+            if kept.asked == asked:
+                return kept
     evaluation = evaluate(
         upstreams,
         corpus.task,
@@ -154,10 +159,9 @@ def _task(
         # Corpora with official splits are taken as they are.
         allow_leaks=True,
     )
-    facts = evaluation.to_dict() | {"asked": asked}
-    write_json(done, facts)
-    kept = json.loads(json.dumps(facts))
-    return kept
+    finished = FinishedTask(**vars(evaluation), asked=asked)
+    finished.write(done)
+    return finished
 
 
 def _asked(source: Path, upstreams: Sequence[Upstream], settings: Settings) -> dict[str, Any]:
@@ -208,7 +212,7 @@ def _write_trials(source: Path, path: Path) -> None:
         writer.writerows(line.split() for line in source.read_text(encoding="utf-8").splitlines())
 
 
-def _show(results: dict[str, dict[str, dict[str, Any]]], scores: dict[str, float | None]) -> None:
+def _show(results: dict[str, dict[str, Result]], scores: dict[str, float | None]) -> None:
     table = Table(title="SUPERB (percent; QbE: MTWV x 100)", title_justify="left", box=None)
     # Names of models may hold square brackets.
     table.add_column("model")
@@ -219,7 +223,7 @@ def _show(results: dict[str, dict[str, dict[str, Any]]], scores: dict[str, float
         cells = []
         for task in TASKS:
             found = by_task.get(task)
-            values = [] if found is None else [found["score"], *found["others"].values()]
+            values = [] if found is None else [found.score, *found.others.values()]
             cells.append("/".join(f"{100 * value:.2f}" for value in values) or "-")
         score = scores[model]
         table.add_row(escape(model), *cells, f"{score:.0f}" if score is not None else "-")

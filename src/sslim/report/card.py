@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from sslim.report.evidence import distance
+from sslim.measurements import ExportFacts
 from sslim.report.quoting import code, one_line, prose
+from sslim.runs.facts import ResultFacts, RunFacts
 
 CARD = """---
 library_name: transformers
@@ -78,9 +77,9 @@ def _base_model(source: str) -> str:
     return f"base_model: {source}\n" if HUB_ID.fullmatch(source) else ""
 
 
-def _measured(result: Mapping[str, Any]) -> str:
+def _measured(result: ResultFacts) -> str:
     """On which audio the distance was measured."""
-    known = distance(dict(result))
+    known = result.distance
     if known is not None and known.held_out:
         return (
             f"Measured on {known.utterances:,} utterances ({known.seconds:,.0f} s, chosen "
@@ -90,52 +89,51 @@ def _measured(result: Mapping[str, Any]) -> str:
     return f"Measured on audio that was trained on{count}, so it is farther on other audio"
 
 
-def model_card(facts: Mapping[str, Any]) -> str:
+def model_card(facts: RunFacts) -> str:
     """The card's text from the facts of a finished run (see `sslim.json`).
 
     Names that somebody else chose (of folders, teachers, audio) are made harmless: they can start no heading,
     link or tag in a page that is published.
     """
-    result, run = facts["result"], facts["config"]
-    known = distance(dict(result))
+    result, settings, known = facts.result, facts.settings, facts.result.distance
     rows = "\n".join(
-        f"| {layer} | {row['cosine']:.4f} | {row['l1']:.4f} |"
+        f"| {layer} | {row.cosine:.4f} | {'-' if row.l1 is None else f'{row.l1:.4f}'} |"
         for layer, row in ({} if known is None else known.layers).items()
     )
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return CARD.format(
-        family=result["family"],
-        title=prose(facts["name"]),
-        name=json.dumps(one_line(facts["name"]), ensure_ascii=False),
-        teacher=code(facts["teacher"]["source"]),
-        base_model=_base_model(facts["teacher"]["source"]),
-        fingerprint=facts["teacher"]["fingerprint"][:16],
-        count=result["hidden_states"],
-        width=result["width"],
-        normalised=", zero mean and unit variance" if result["normalise"] else ", as they are",
-        hop=result["hop"],
-        milliseconds=f"{result['hop'] / 16:g}",
-        dense_parameters=result["dense_parameters"],
-        parameters=result["parameters"],
-        parameter_share=result["parameters"] / result["dense_parameters"],
-        dense_macs=result["dense_macs_per_second"],
-        macs=result["macs_per_second"],
-        mac_share=result["macs_per_second"] / result["dense_macs_per_second"],
-        file_bytes=result["file_bytes"],
+        family=result.family,
+        title=prose(facts.name),
+        name=json.dumps(one_line(facts.name), ensure_ascii=False),
+        teacher=code(facts.teacher.source),
+        base_model=_base_model(facts.teacher.source),
+        fingerprint=facts.teacher.fingerprint[:16],
+        count=result.hidden_states,
+        width=result.width,
+        normalised=", zero mean and unit variance" if result.normalise else ", as they are",
+        hop=result.hop,
+        milliseconds=f"{result.hop / 16:g}",
+        dense_parameters=result.dense_parameters,
+        parameters=result.parameters,
+        parameter_share=result.parameters / result.dense_parameters,
+        dense_macs=result.dense_macs_per_second,
+        macs=result.macs_per_second,
+        mac_share=result.macs_per_second / result.dense_macs_per_second,
+        file_bytes=result.file_bytes,
         measured=_measured(result),
         layers=rows,
-        heard=prose(facts["audio"]["described"]),
-        audio=code(facts["audio"]["source"]),
-        recipe=prose(facts["recipe"]),
-        stage1=run["stage1"]["updates"],
-        stage2=run["stage2"]["updates"],
-        seconds_per_update=run["seconds_per_update"],
-        seed=run["seed"],
-        undecided=result["undecided"],
-        units=result["units"],
-        minutes=result["seconds"] / 60,
-        device=prose(facts["device"]),
-        precision=facts["precision"],
+        heard=prose(facts.audio.described),
+        audio=code(facts.audio.source),
+        recipe=prose(facts.recipe),
+        stage1=settings.stage1.updates,
+        stage2=settings.stage2.updates,
+        seconds_per_update=settings.seconds_per_update,
+        seed=settings.seed,
+        undecided=result.undecided,
+        units=result.units,
+        minutes=result.seconds / 60,
+        device=prose(facts.device),
+        precision=facts.precision,
         versions=prose(versions),
     )
 
@@ -150,14 +148,14 @@ Written and compared by `sslim export`; the figures are the worst of all layers.
 """
 
 
-def with_export(card: str, facts: Mapping[str, Any]) -> str:
-    """The card with a line about one exported file (see `deploy.export`), in place of an earlier one."""
-    cosine, difference = facts["worst_cosine"], facts["worst_difference"]
-    start = f"| {code(facts['file'])} |"
+def with_export(card: str, facts: ExportFacts) -> str:
+    """The card with a line about one exported file (see `ExportFacts`), in place of an earlier one."""
+    cosine, difference = facts.worst_cosine, facts.worst_difference
+    start = f"| {code(facts.file)} |"
     line = (
-        f"{start} {prose(facts['format'])} | {facts['bytes']:,} "
+        f"{start} {prose(facts.format)} | {facts.bytes:,} "
         f"| {'-' if cosine is None else f'{cosine:.5f}'} "
-        f"| {'-' if difference is None else f'{difference:.1e}'} | {prose(facts['audio'] or '-')} |"
+        f"| {'-' if difference is None else f'{difference:.1e}'} | {prose(facts.audio or '-')} |"
     )
     lines = card.rstrip().split("\n")
     if EXPORTS not in lines:

@@ -118,7 +118,7 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
     def written(name: str) -> str:
         return f"--json {word(evidence.folder / 'evidence' / name, f'RUN/evidence/{name}')}"
 
-    scored = ", ".join(dict.fromkeys(score["task"] for score in evidence.scores))
+    scored = ", ".join(dict.fromkeys(scored.task for scored in evidence.scores))
     judged = f"sslim evaluate {teacher} {folder} fbank --task ks --data clips.csv"
     add("own_data", scored, f"{judged} {written('ks.json')}")
     add(
@@ -131,8 +131,8 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
         ", ".join(_groups(evidence)),
         f"{judged} --group gender,age {written('groups.json')}",
     )
-    exported = [e for e in evidence.exports if e["passed"]]
-    files = ", ".join(f"{e['file']} ({e['format']})" for e in exported)
+    exported = [e for e in evidence.exports if e.passed]
+    files = ", ".join(f"{e.file} ({e.format})" for e in exported)
     made = word(evidence.folder / "model-int8.onnx", "RUN/model-int8.onnx")
     add("export", files, f"sslim export {folder} {made} --format onnx-int8")
     add(
@@ -141,7 +141,7 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
         f"sslim bench {teacher} {folder} --seconds 1,10 {written('bench.json')}",
     )
     add("machine", decided.get("target_machine", ""), edit)
-    seconds = evidence.result.get("seconds")
+    seconds = None if evidence.run is None else evidence.run.result.seconds
     took = "" if seconds is None else say("check_minutes", minutes=f"{seconds / 60:.1f}")
     add("update_time", took, "sslim compress TEACHER AUDIO OUT --params 25%")
     add("update_every", decided.get("update_every", ""), edit)
@@ -157,8 +157,8 @@ def _conditions(evidence: Evidence) -> list[str]:
     """What this model was heard under besides clean audio."""
     found: dict[str, None] = {}
     for scored in evidence.scores:
-        for row in filter(evidence.is_own, scored["results"]):
-            found |= dict.fromkeys(row["conditions"])
+        for row in filter(evidence.is_own, scored.results):
+            found |= dict.fromkeys(row.conditions)
     return list(found)
 
 
@@ -166,9 +166,9 @@ def _groups(evidence: Evidence) -> list[str]:
     """Columns over which this model's scores were compared."""
     found: dict[str, None] = {}
     for scored in evidence.scores:
-        own = {row["model"] for row in filter(evidence.is_own, scored["results"])}
+        own = {row.model for row in filter(evidence.is_own, scored.results)}
         found |= dict.fromkeys(
-            report["column"] for report in scored["groups"] if own & set(report["scores"])
+            report.column for report in scored.groups if own & set(report.scores)
         )
     return list(found)
 
@@ -177,13 +177,13 @@ def _hardware(evidence: Evidence, words: Words) -> str:
     """The machine, where this model was faster than real time on it."""
     if evidence.bench is None:
         return ""
-    own = filter(evidence.is_own, evidence.bench["results"])
-    best = min(own, key=lambda row: float(row["real_time_factor"]))
-    if best["real_time_factor"] >= 1:
+    own = filter(evidence.is_own, evidence.bench.results)
+    best = min(own, key=lambda row: row.real_time_factor)
+    if best.real_time_factor >= 1:
         return ""
     return words.say(
         "check_real_time",
-        machine=evidence.bench["machine"]["processor"] or words.say("not_known"),
-        runtime=best["runtime"],
-        times=f"{1 / best['real_time_factor']:.1f}",
+        machine=evidence.bench.machine.processor or words.say("not_known"),
+        runtime=best.runtime,
+        times=f"{1 / best.real_time_factor:.1f}",
     )

@@ -12,22 +12,39 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sslim.backbone.contents import COMPUTING, RECORD
 from sslim.errors import OutputError
 from sslim.files import read_json
 from sslim.identity import COMPUTATION, content_of, sha256_of
+from sslim.measurements import (
+    Benchmark,
+    Evaluation,
+    ExportFacts,
+    Fidelity,
+    FidelityReport,
+    GroupReport,
+    Result,
+    SuiteScores,
+    Timing,
+)
+from sslim.records import RecordError
 from sslim.report import formats
 from sslim.report.formats import Facts, Unusable
 from sslim.report.inspect import Inspection, inspect_model
 from sslim.report.quoting import one_line
+from sslim.runs.facts import MeasuredDistance, RunFacts, RunRecord
+from sslim.runs.folder import RECORD as RUN_RECORD
+from sslim.runs.folder import RUN_FOLDER
 
+Row = Result | Fidelity | Timing | ExportFacts
+"""A model in a file of evidence."""
+SIZES = ("parameters", "macs_per_second", "dense_parameters", "dense_macs_per_second")
 FOLDER = "evidence"
 DECISIONS = "rollout.toml"
 """What people decide and no program can know: see `checklist.py`."""
-SETTINGS = ("config.json", "preprocessor_config.json")
-"""Files besides the weights that change what a model computes."""
 
 
 @dataclass(frozen=True)
@@ -42,33 +59,16 @@ class NotUsed:
 
 
 @dataclass(frozen=True)
-class Distance:
-    """How far the student is from its teacher, as the run itself measured it."""
+class ScoredTask:
+    """One task with a row of this model, and what is used of the file that it is in."""
 
-    layers: dict[int, Facts]
-    """Mapped layer -> cosine and L1, through the learned projections."""
-    held_out: bool
-    """Whether training never heard that audio."""
-    utterances: int
-    """0: an old run, which does not say."""
-    seconds: float
-    chosen: str
-    """How held-out audio was chosen, such as `by speaker`."""
-
-
-def distance(result: Facts) -> Distance | None:
-    """The distance that `sslim.json["result"]` records, on held-out audio where there was any."""
-    held = result.get("held_out")
-    found = held["layers"] if held else result.get("layers")
-    if not found:
-        return None
-    return Distance(
-        layers={int(layer): found[layer] for layer in sorted(found, key=int)},
-        held_out=bool(held),
-        utterances=int(held["utterances"] if held else result.get("measured_utterances") or 0),
-        seconds=float(held["seconds"]) if held else 0.0,
-        chosen=str(held["chosen"]) if held else "",
-    )
+    task: str
+    source: str
+    """Name of the file."""
+    results: tuple[Result, ...]
+    groups: tuple[GroupReport, ...]
+    against_teacher: bool
+    """Whether differences are to this model's teacher."""
 
 
 @dataclass
@@ -80,59 +80,52 @@ class Evidence:
     inspection: Inspection
     fingerprint: str
     """Of the model in the folder, as it loads today."""
-    run: Facts | None = None
+    run: RunFacts | None = None
     """`sslim.json` of a compressed folder; None: the model was made some other way."""
     teacher: str = ""
     """What the user called the teacher."""
     log: list[Facts] = field(default_factory=list)
-    scores: list[Facts] = field(default_factory=list)
-    fidelity: list[Facts] = field(default_factory=list)
-    benches: list[Facts] = field(default_factory=list)
-    exports: list[Facts] = field(default_factory=list)
+    scores: list[ScoredTask] = field(default_factory=list)
+    fidelity: list[Fidelity] = field(default_factory=list)
+    benches: list[Benchmark] = field(default_factory=list)
+    exports: list[ExportFacts] = field(default_factory=list)
     not_used: list[NotUsed] = field(default_factory=list)
 
     @property
-    def result(self) -> Facts:
-        """The figures of the run, empty where there was none."""
-        return {} if self.run is None else dict(self.run["result"])
+    def distance(self) -> MeasuredDistance | None:
+        """How far the student is from its teacher, as the run itself measured it."""
+        return None if self.run is None else self.run.result.distance
 
     @property
     def teacher_fingerprint(self) -> str:
         """Of the teacher; empty where no run recorded it."""
-        return "" if self.run is None else str(self.run["teacher"].get("fingerprint") or "")
+        return "" if self.run is None else self.run.teacher.fingerprint
 
     @property
-    def bench(self) -> Facts | None:
+    def bench(self) -> Benchmark | None:
         """The last benchmark with a row of this model."""
         return self.benches[-1] if self.benches else None
 
-    def is_own(self, row: Facts) -> bool:
+    def is_own(self, row: Row) -> bool:
         """Whether a row is of this model, in whatever format it was run."""
-        return row.get("model_fingerprint") == self.fingerprint
+        return row.model_fingerprint == self.fingerprint
 
-    def is_teacher(self, row: Facts) -> bool:
+    def is_teacher(self, row: Row) -> bool:
         """Whether a row is of this model's teacher."""
-        return bool(self.teacher_fingerprint) and (
-            row.get("model_fingerprint") == self.teacher_fingerprint
-        )
+        teacher = self.teacher_fingerprint
+        return bool(teacher) and row.model_fingerprint == teacher
 
     @property
     def sizes(self) -> dict[str, int]:
         """Parameters and MACs of the model, and of what it is compared with: its teacher, or where none is
         recorded the dense model of its family."""
         found = self.inspection.to_dict()
-        known = self.result or found
-        return {
-            "parameters": found["parameters"],
-            "macs_per_second": found["macs_per_second"],
-            "dense_parameters": known["dense_parameters"],
-            "dense_macs_per_second": known["dense_macs_per_second"],
-        }
-
-
-def is_log_mel(row: Facts) -> bool:
-    """Whether a row of scores is of log-mel features, which are no model."""
-    return row["parameters"] == 0 and row["macs_per_second"] == 0
+        sizes = {name: int(found[name]) for name in SIZES}
+        if self.run is not None:
+            result = self.run.result
+            sizes["dense_parameters"] = result.dense_parameters
+            sizes["dense_macs_per_second"] = result.dense_macs_per_second
+        return sizes
 
 
 def read_evidence(folder: str | Path, more: Sequence[Path] = ()) -> Evidence:
@@ -148,14 +141,16 @@ def read_evidence(folder: str | Path, more: Sequence[Path] = ()) -> Evidence:
     """
     folder = Path(folder)
     inspection = inspect_model(folder)
-    about = read_json(folder / "sslim.json", "a run") if (folder / "sslim.json").exists() else {}
-    run = _run(folder, about, inspection) if "result" in about else None
+    about = read_json(folder / RECORD, "a run") if (folder / RECORD).exists() else {}
+    # A folder of version 0.1 does not say of what kind it is.
+    is_run = about["kind"] == RunFacts.KIND if "kind" in about else "result" in about
+    run = _run(folder, about, inspection) if is_run else None
     found = Evidence(
         folder, folder.resolve().name, inspection, _fingerprint(folder, about), run=run
     )
     if run is not None:
         found.teacher = _teacher(found, run)
-        log = folder / "run" / "metrics.jsonl"
+        log = folder / RUN_FOLDER / "metrics.jsonl"
         if log.exists():
             found.log, problem = formats.log(log)
             if problem:
@@ -177,17 +172,17 @@ def read_evidence(folder: str | Path, more: Sequence[Path] = ()) -> Evidence:
     return found
 
 
-def _run(folder: Path, about: Facts, inspection: Inspection) -> Facts:
+def _run(folder: Path, about: Facts, inspection: Inspection) -> RunFacts:
     try:
-        run = formats.run(about)
-    except Unusable as error:
+        run = RunFacts.from_dict(about)
+    except RecordError as error:
         raise OutputError(
-            f"{folder / 'sslim.json'} is damaged: {error}", "restore it, or compress again"
+            f"{folder / RECORD} is damaged: {error}", f"{error.hint}, or compress again"
         ) from error
-    here, there = inspection.to_dict()["parameters"], run["result"]["parameters"]
+    here, there = inspection.to_dict()["parameters"], run.result.parameters
     if here != there:
         raise OutputError(
-            f"{folder / 'sslim.json'} is of another model: it says {there:,} parameters, config.json "
+            f"{folder / RECORD} is of another model: it says {there:,} parameters, config.json "
             f"{here:,}",
             "restore the file that was changed",
         )
@@ -199,7 +194,7 @@ def _fingerprint(folder: Path, about: Facts) -> str:
     known, files = about.get("fingerprint"), about.get("files")
     if isinstance(known, str) and known and isinstance(files, dict):
         here = {path.name for path in folder.glob("*.safetensors")}
-        here |= {name for name in SETTINGS if (folder / name).is_file()}
+        here |= {name for name in COMPUTING if (folder / name).is_file()}
         with contextlib.suppress(OSError):
             paths = [folder / name for name in sorted(here)]
             whole = bool(paths) and all(path.is_file() for path in paths)
@@ -210,20 +205,17 @@ def _fingerprint(folder: Path, about: Facts) -> str:
     return load_model(folder).fingerprint
 
 
-def _teacher(found: Evidence, run: Facts) -> str:
+def _teacher(found: Evidence, run: RunFacts) -> str:
     """What the user called the teacher: `sslim.json`, which may be published, holds its name alone."""
-    path = found.folder / "run" / "run.json"
-    name: str = run["teacher"]["source"]
+    path = found.folder / RUN_FOLDER / RUN_RECORD
     if not path.exists():
-        return name
+        return run.teacher.source
     try:
-        teacher = formats.inner(formats.read_facts(path), "teacher")
-        if not isinstance(teacher.get("source"), str):
-            raise Unusable("teacher.source is no text")
-    except Unusable as error:
-        found.not_used.append(NotUsed("run/run.json", "unused_damaged", str(error)))
-        return name
-    return str(teacher["source"])
+        return RunRecord.from_dict(formats.read_facts(path)).teacher.source
+    except (Unusable, RecordError) as error:
+        file = f"{RUN_FOLDER}/{RUN_RECORD}"
+        found.not_used.append(NotUsed(file, "unused_damaged", one_line(error)))
+        return run.teacher.source
 
 
 def _take(found: Evidence, path: Path, *, beside: bool = False) -> None:
@@ -237,92 +229,95 @@ def _take(found: Evidence, path: Path, *, beside: bool = False) -> None:
     Raises:
         Unusable: it is damaged, or no evidence.
     """
-    kind, facts = formats.checked(formats.read_facts(path))
+    record = formats.evidence(formats.read_facts(path))
     file = one_line(path.name)
 
     def leave(why: str, detail: str = "") -> None:
         found.not_used.append(NotUsed(file, why, detail))
 
-    rows = [facts] if kind == "export" else facts["results"]
-    if facts["computation"] != COMPUTATION:
+    rows: Sequence[Row] = (record,) if isinstance(record, ExportFacts) else record.results
+    if record.computation != COMPUTATION:
         leave("unused_older")
-    elif facts.get("random_labels"):
+    elif isinstance(record, Evaluation) and record.random_labels:
         leave("unused_random")
     elif not any(found.is_own(row) for row in rows):
         _whose(found, rows, leave)
-    elif kind == "export" and beside and not _is_file(path.with_suffix(""), facts):
-        leave("unused_file", facts["file"])
+    elif isinstance(record, ExportFacts) and beside and not _is_file(path.with_suffix(""), record):
+        leave("unused_file", record.file)
     else:
-        _sort(found, kind, facts, file)
+        _sort(found, record, file)
         _whose(found, [row for row in rows if not _ours(found, row)], leave)
-        if any(found.is_own(row) and not _from_teacher(found, row) for row in rows):
+        if isinstance(record, FidelityReport) and any(
+            found.is_own(row) and not _from_teacher(found, row) for row in record.results
+        ):
             leave("unused_teacher")
 
 
-def _is_file(path: Path, facts: Facts) -> bool:
+def _is_file(path: Path, facts: ExportFacts) -> bool:
     """Whether an exported file is the one that its figures are of."""
     try:
-        return path.is_file() and content_of(path) == facts.get("fingerprint")
+        return path.is_file() and content_of(path) == facts.fingerprint
     except OSError:
         return False
 
 
-def _ours(found: Evidence, row: Facts) -> bool:
-    return found.is_own(row) or found.is_teacher(row) or ("chance" in row and is_log_mel(row))
+def _ours(found: Evidence, row: Row) -> bool:
+    log_mel = isinstance(row, Result) and row.is_log_mel
+    return found.is_own(row) or found.is_teacher(row) or log_mel
 
 
-def _whose(found: Evidence, rows: Sequence[Facts], leave: Callable[..., None]) -> None:
+def _whose(found: Evidence, rows: Sequence[Row], leave: Callable[..., None]) -> None:
     """Lists rows that are not used: of a model of this name that is not this model, and of others."""
-    named = [row for row in rows if "model_fingerprint" in row]
+    named = [row for row in rows if row.model_fingerprint is not None]
     if len(named) < len(rows):
         leave("unused_nameless")
-    same = [row for row in named if row.get("model", row.get("file")) == found.name]
+    same = [row for row in named if _name(row) == found.name]
     if same:
         leave("unused_stale", found.name)
     others = [row for row in named if row not in same]
     if others:
-        said = dict.fromkeys(str(row.get("model", row.get("file"))) for row in others)
-        leave("unused_others", one_line(", ".join(said)))
+        leave("unused_others", one_line(", ".join(dict.fromkeys(map(_name, others)))))
 
 
-def _sort(found: Evidence, kind: str, facts: Facts, file: str) -> None:
-    if kind == "export":
-        found.exports = [e for e in found.exports if e["file"] != facts["file"]] + [facts]
-    elif kind == "fidelity":
-        found.fidelity += [
-            row for row in facts["results"] if found.is_own(row) and _from_teacher(found, row)
-        ]
-    else:
-        used = [row for row in facts["results"] if _ours(found, row)]
-        if kind == "bench":
-            found.benches.append(facts | {"results": used, "source": file})
-        else:
-            found.scores += _by_task(found, facts, used, file)
+def _name(row: Row) -> str:
+    return row.file if isinstance(row, ExportFacts) else row.model
 
 
-def _from_teacher(found: Evidence, row: Facts) -> bool:
+def _sort(found: Evidence, record: formats.Evidence, file: str) -> None:
+    """Puts a record where its kind belongs, with the rows that are used."""
+    match record:
+        case ExportFacts():
+            found.exports = [made for made in found.exports if made.file != record.file] + [record]
+        case FidelityReport():
+            found.fidelity += [
+                row for row in record.results if found.is_own(row) and _from_teacher(found, row)
+            ]
+        case Benchmark():
+            used = tuple(row for row in record.results if _ours(found, row))
+            found.benches.append(replace(record, results=used))
+        case Evaluation() | SuiteScores():
+            found.scores += _by_task(found, record, file)
+
+
+def _from_teacher(found: Evidence, row: Fidelity) -> bool:
     """Whether a distance was measured from this model's teacher; rows that do not say so are believed."""
-    said = row.get("teacher_model_fingerprint", row.get("teacher_fingerprint"))
+    said = row.teacher_model_fingerprint or row.teacher_fingerprint
     return said is None or not found.teacher_fingerprint or said == found.teacher_fingerprint
 
 
-def _by_task(found: Evidence, facts: Facts, used: list[Facts], file: str) -> Iterator[Facts]:
+def _by_task(found: Evidence, record: Evaluation | SuiteScores, file: str) -> Iterator[ScoredTask]:
     """Each task with a row of this model; groups keep the models that are used."""
-    for task in dict.fromkeys(row["task"] for row in used if found.is_own(row)):
-        rows = [row for row in used if row["task"] == task]
-        known = {row["model"] for row in rows}
+    used = [row for row in record.results if _ours(found, row)]
+    reports = record.groups if isinstance(record, Evaluation) else ()
+    for task in dict.fromkeys(row.task for row in used if found.is_own(row)):
+        rows = tuple(row for row in used if row.task == task)
+        known = {row.model for row in rows}
         groups = []
-        for report in facts["groups"]:
-            scores = {name: cells for name, cells in report["scores"].items() if name in known}
+        for report in reports:
+            scores = {name: cells for name, cells in report.scores.items() if name in known}
             if scores:
                 # Sentences compare all models of the file: where some are not used, they say too much.
-                said = report["sentences"] if len(scores) == len(report["scores"]) else []
-                groups.append(report | {"scores": scores, "sentences": said})
-        lead = next(row for row in facts["results"] if row["task"] == task)
-        yield {
-            "task": task,
-            "source": file,
-            "results": rows,
-            "groups": groups,
-            "against_teacher": found.is_teacher(lead),
-        }
+                said = report.sentences if len(scores) == len(report.scores) else ()
+                groups.append(replace(report, scores=scores, sentences=said))
+        lead = next(row for row in record.results if row.task == task)
+        yield ScoredTask(task, file, rows, tuple(groups), found.is_teacher(lead))

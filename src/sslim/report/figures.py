@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sslim.report.evidence import Evidence, distance
+from sslim.measurements import Result, Timing
+from sslim.report.evidence import Evidence
 from sslim.report.quoting import label as shown
 from sslim.report.quoting import script_json
 from sslim.report.words import Words
@@ -235,16 +236,16 @@ def fidelity(evidence: Evidence, words: Words) -> list[Picture]:
     """Cosine per layer: as the run measured it, and on audio of the user's."""
     say = words.say
     series: list[tuple[str, list[int], list[float]]] = []
-    known = distance(evidence.result)
+    known = evidence.distance
     if known is not None:
         name = say("held_out" if known.held_out else "trained_on")
         name += f" ({known.utterances})" if known.utterances else ""
-        cosines = [row["cosine"] for row in known.layers.values()]
+        cosines = [row.cosine for row in known.layers.values()]
         series.append((name, list(known.layers), cosines))
     for measured in evidence.fidelity:
-        rows = measured["layers"]
-        name = f"{shown(measured['model'])} ({measured['utterances']})"
-        series.append((name, [row["layer"] for row in rows], [row["cosine"] for row in rows]))
+        rows = measured.layers
+        name = f"{shown(measured.model)} ({measured.utterances})"
+        series.append((name, [row.layer for row in rows], [row.cosine for row in rows]))
     if not series:
         return []
     figure = _graphs().Figure()
@@ -266,15 +267,15 @@ def scores(evidence: Evidence, words: Words) -> list[Picture]:
     say = words.say
     pictures = []
     for number, scored in enumerate(evidence.scores):
-        rows = scored["results"]
+        rows = scored.results
         first = rows[0]
-        direction = say("higher_better" if first["higher_is_better"] else "lower_better")
-        title = f"{scored['task']}: {first['metric']} ({direction})"
+        direction = say("higher_better" if first.higher_is_better else "lower_better")
+        title = f"{scored.task}: {first.metric} ({direction})"
         figure = _graphs().Figure()
-        spans = [row["interval"] or (row["score"], row["score"]) for row in rows]
+        spans = [row.interval or (row.score, row.score) for row in rows]
         figure.add_scatter(
-            x=[100 * row["score"] for row in rows],
-            y=[shown(row["model"]) for row in rows],
+            x=[100 * row.score for row in rows],
+            y=[shown(row.model) for row in rows],
             mode="markers",
             marker={"size": 11, "color": [_colour(evidence, row) for row in rows]},
             error_x={
@@ -282,34 +283,34 @@ def scores(evidence: Evidence, words: Words) -> list[Picture]:
                 "color": "#888888",
                 "symmetric": False,
                 "array": [
-                    max(0.0, 100 * (s[1] - r["score"])) for s, r in zip(spans, rows, strict=True)
+                    max(0.0, 100 * (s[1] - r.score)) for s, r in zip(spans, rows, strict=True)
                 ],
                 "arrayminus": [
-                    max(0.0, 100 * (r["score"] - s[0])) for s, r in zip(spans, rows, strict=True)
+                    max(0.0, 100 * (r.score - s[0])) for s, r in zip(spans, rows, strict=True)
                 ],
             },
             hovertemplate="%{y}: %{x:.1f}<extra></extra>",
         )
-        figure.add_vline(x=100 * first["chance"], line_dash="dot", line_color="grey")
+        figure.add_vline(x=100 * first.chance, line_dash="dot", line_color="grey")
         figure.update_layout(title={"text": shown(title)}, showlegend=False)
         # A model that is called 2024 or 1e3 is a name, no number.
         figure.update_yaxes(type="category", autorange="reversed", automargin=True)
         figure.update_xaxes(title={"text": say("score")})
         table = [
             (
-                row["model"],
-                f"{100 * row['score']:.1f}",
-                _span(row["interval"], 100),
-                _difference(row) if scored["against_teacher"] and row is not first else "",
+                row.model,
+                f"{100 * row.score:.1f}",
+                _span(row.interval, 100),
+                _difference(row) if scored.against_teacher and row is not first else "",
             )
             for row in rows
         ]
-        table.append((say("chance"), f"{100 * first['chance']:.1f}", "", ""))
+        table.append((say("chance"), f"{100 * first.chance:.1f}", "", ""))
         columns = (
             say("model"),
             say("score"),
             say("interval"),
-            say("difference", name=first["model"]) if scored["against_teacher"] else "",
+            say("difference", name=first.model) if scored.against_teacher else "",
         )
         height = 150 + 40 * len(rows)
         pictures.append(
@@ -318,7 +319,7 @@ def scores(evidence: Evidence, words: Words) -> list[Picture]:
     return pictures
 
 
-def _colour(evidence: Evidence, row: dict[str, Any]) -> str:
+def _colour(evidence: Evidence, row: Result | Timing) -> str:
     return BLUE if evidence.is_own(row) else ORANGE if evidence.is_teacher(row) else "grey"
 
 
@@ -328,10 +329,10 @@ def _span(interval: Sequence[float] | None, scale: float) -> str:
     return f"{scale * interval[0]:.1f} - {scale * interval[1]:.1f}"
 
 
-def _difference(row: dict[str, Any]) -> str:
-    between = row["difference_interval"]
+def _difference(row: Result) -> str:
+    between = row.difference_interval
     known = "" if between is None else f" ({100 * between[0]:+.1f} - {100 * between[1]:+.1f})"
-    return f"{100 * row['difference']:+.1f}{known}"
+    return f"{100 * row.difference:+.1f}{known}"
 
 
 def conditions(evidence: Evidence, words: Words) -> list[Picture]:
@@ -339,23 +340,23 @@ def conditions(evidence: Evidence, words: Words) -> list[Picture]:
     say = words.say
     pictures = []
     for number, scored in enumerate(evidence.scores):
-        rows = [row for row in scored["results"] if row["conditions"]]
+        rows = [row for row in scored.results if row.conditions]
         if not any(evidence.is_own(row) for row in rows):
             continue
         figure = _graphs().Figure()
         table = []
         for row, colour in zip(rows, COLOURS, strict=False):
-            heard = {say("clean"): row["score"]}
-            heard |= {name: found["score"] for name, found in row["conditions"].items()}
+            heard = {say("clean"): row.score}
+            heard |= {name: found.score for name, found in row.conditions.items()}
             figure.add_scatter(
                 x=[shown(name) for name in heard],
                 y=[100 * score for score in heard.values()],
-                name=shown(row["model"]),
+                name=shown(row.model),
                 mode="lines+markers",
                 line={"color": colour},
             )
-            table += [(row["model"], name, f"{100 * score:.1f}") for name, score in heard.items()]
-        title = f"{scored['task']}: {rows[0]['metric']}"
+            table += [(row.model, name, f"{100 * score:.1f}") for name, score in heard.items()]
+        title = f"{scored.task}: {rows[0].metric}"
         figure.update_layout(title={"text": shown(title)}, hovermode="x unified", showlegend=True)
         figure.update_xaxes(type="category")
         figure.update_yaxes(title={"text": say("score")})
@@ -370,16 +371,14 @@ def groups(evidence: Evidence, words: Words) -> list[tuple[Picture, tuple[str, .
     """Scores per group of speakers, with what the evaluation says of gaps."""
     say = words.say
     found = []
-    reports = [
-        (scored["task"], report) for scored in evidence.scores for report in scored["groups"]
-    ]
+    reports = [(scored.task, report) for scored in evidence.scores for report in scored.groups]
     for number, (task, report) in enumerate(reports):
         figure = _graphs().Figure()
         table = []
-        for (model, cells), colour in zip(report["scores"].items(), COLOURS, strict=False):
+        for (model, cells), colour in zip(report.scores.items(), COLOURS, strict=False):
             figure.add_bar(
                 x=[shown(value) for value in cells],
-                y=[100 * cell["score"] for cell in cells.values()],
+                y=[100 * cell.score for cell in cells.values()],
                 name=shown(model),
                 marker_color=colour,
             )
@@ -387,18 +386,18 @@ def groups(evidence: Evidence, words: Words) -> list[tuple[Picture, tuple[str, .
                 (
                     model,
                     value,
-                    str(cell["clips"]),
-                    f"{100 * cell['score']:.1f}",
-                    _span(cell["interval"], 100),
+                    str(cell.clips),
+                    f"{100 * cell.score:.1f}",
+                    _span(cell.interval, 100),
                 )
                 for value, cell in cells.items()
             ]
-        title = f"{task}: {report['column']}"
+        title = f"{task}: {report.column}"
         figure.update_layout(title={"text": shown(title)}, barmode="group")
         figure.update_xaxes(type="category")
         columns = (say("model"), say("group"), say("clips"), say("score"), say("interval"))
         picture = _picture(f"groups-{number}", title, figure, Table(columns, tuple(table)))
-        found.append((picture, tuple(report["sentences"])))
+        found.append((picture, tuple(report.sentences)))
     return found
 
 
@@ -407,11 +406,11 @@ def latency(evidence: Evidence, words: Words) -> list[Picture]:
     if evidence.bench is None:
         return []
     say = words.say
-    rows = evidence.bench["results"]
-    threads = min(row["threads"] for row in rows)
-    seconds = max(row["seconds"] for row in rows if row["threads"] == threads)
-    chosen = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
-    names = _apart([shown(f"{row['model']}, {row['runtime']}") for row in chosen])
+    rows = evidence.bench.results
+    threads = min(row.threads for row in rows)
+    seconds = max(row.seconds for row in rows if row.threads == threads)
+    chosen = [row for row in rows if (row.threads, row.seconds) == (threads, seconds)]
+    names = _apart([shown(f"{row.model}, {row.runtime}") for row in chosen])
     pictures = []
     columns = (
         say("model"),
@@ -425,20 +424,20 @@ def latency(evidence: Evidence, words: Words) -> list[Picture]:
     )
     table = tuple(
         (
-            row["model"],
-            row["runtime"],
-            str(row["threads"]),
-            f"{row['seconds']:g} s",
-            f"{1e3 * row['median']:.0f}",
+            row.model,
+            row.runtime,
+            str(row.threads),
+            f"{row.seconds:g} s",
+            f"{1e3 * row.median:.0f}",
             _times(evidence, row),
-            f"{row['peak_bytes'] / 2**20:.0f}",
-            f"{row['file_bytes'] / 1e6:.1f}",
+            f"{row.peak_bytes / 2**20:.0f}",
+            f"{row.file_bytes / 1e6:.1f}",
         )
         for row in rows
     )
     for key, values in (
-        ("time", [1e3 * row["median"] for row in chosen]),
-        ("memory", [row["peak_bytes"] / 2**20 for row in chosen]),
+        ("time", [1e3 * row.median for row in chosen]),
+        ("memory", [row.peak_bytes / 2**20 for row in chosen]),
     ):
         figure = _graphs().Figure()
         colours = [_colour(evidence, row) for row in chosen]
@@ -460,13 +459,13 @@ def _apart(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _times(evidence: Evidence, row: dict[str, Any]) -> str:
+def _times(evidence: Evidence, row: Timing) -> str:
     """How many times as fast as the teacher in the same runtime; `-` where it was not measured in it."""
     assert evidence.bench is not None
-    place = (row["runtime"], row["threads"], row["seconds"])
-    for other in filter(evidence.is_teacher, evidence.bench["results"]):
-        if (other["runtime"], other["threads"], other["seconds"]) == place:
-            return f"{other['median'] / row['median']:.2f}"
+    place = (row.runtime, row.threads, row.seconds)
+    for other in filter(evidence.is_teacher, evidence.bench.results):
+        if (other.runtime, other.threads, other.seconds) == place:
+            return f"{other.median / row.median:.2f}"
     return "-"
 
 

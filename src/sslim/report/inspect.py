@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,7 @@ from sslim.cost import MACS_SECONDS, macs, parameters
 from sslim.errors import OutputError
 from sslim.layout import ModelShape, layout_of
 from sslim.plan import PruningPlan
+from sslim.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,6 +150,54 @@ class Inspection:
             f"{facts['parameters']:,} of {facts['dense_parameters']:,} parameters ({share:.1%})"
         )
         return figure
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """A part of a model beside that of the dense model."""
+
+    parameters: int
+    dense_parameters: int
+    macs_per_second: int
+    dense_macs_per_second: int
+
+
+@dataclass(frozen=True)
+class KeptChannels:
+    """One convolution of the front-end."""
+
+    channels: int
+    dense: int
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """One layer of the encoder; None where a whole block is gone."""
+
+    heads: int | None
+    kept_heads: tuple[int, ...] | None
+    """Indices in the dense model."""
+    dense_heads: int
+    ffn: int | None
+    dense_ffn: int
+
+
+@dataclass(frozen=True)
+class InspectionFacts(Record):
+    """What `sslim inspect --json` writes."""
+
+    KIND: ClassVar[str] = "inspection"
+
+    model: str
+    family: str
+    parameters: int
+    dense_parameters: int
+    macs_per_second: int
+    """Per second of audio, in an utterance of 10 s."""
+    dense_macs_per_second: int
+    parts: dict[str, PartSizes]
+    convolutions: tuple[KeptChannels, ...]
+    layers: tuple[KeptLayer, ...]
 
 
 def _bar(kept: int | None, size: int) -> tuple[str, str]:

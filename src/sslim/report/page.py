@@ -11,16 +11,15 @@ from typing import Any
 from sslim import __version__
 from sslim.errors import ConfigError, OutputError, first_line
 from sslim.files import write_text
+from sslim.measurements import BUSY
 from sslim.report import figures
 from sslim.report.checklist import Item, checklist
-from sslim.report.evidence import Evidence, distance, read_evidence
+from sslim.report.evidence import Evidence, read_evidence
 from sslim.report.figures import Picture, Table
 from sslim.report.quoting import one_line, script_json, word
 from sslim.report.verdict import TaskLoss, Verdict, judge, measured_cosine
 from sslim.report.words import Words
 
-BUSY = 0.5
-"""Processes that wanted a core before a benchmark began, above which its times are said to be disturbed."""
 START = b"<!doctype html>"
 
 
@@ -212,7 +211,7 @@ def _speed(evidence: Evidence, verdict: Verdict, words: Words) -> tuple[str, str
             other=speed.teacher_runtime,
             threads=speed.threads,
             seconds=f"{speed.seconds:g}",
-            machine=evidence.bench["machine"]["processor"] or say("unknown_processor"),
+            machine=evidence.bench.machine.processor or say("unknown_processor"),
         )
     if verdict.fewer_operations is None:
         return say("not_known"), say("speed_unknown")
@@ -290,7 +289,7 @@ def _sections(evidence: Evidence, words: Words) -> list[Section]:
 def _fidelity_note(evidence: Evidence, words: Words) -> str:
     """On which audio the distance was measured, and whether training had heard it."""
     notes = []
-    known = distance(evidence.result)
+    known = evidence.distance
     if known is not None and known.held_out:
         notes.append(
             words.say(
@@ -303,7 +302,7 @@ def _fidelity_note(evidence: Evidence, words: Words) -> str:
     elif known is not None:
         notes.append(words.say("fidelity_trained_on", count=known.utterances or "?"))
     for row in evidence.fidelity:
-        notes.append(words.say("fidelity_own", count=f"{row['utterances']:,}"))
+        notes.append(words.say("fidelity_own", count=f"{row.utterances:,}"))
     return " ".join(notes)
 
 
@@ -311,17 +310,18 @@ def _machine_note(evidence: Evidence, words: Words) -> str:
     """The processor that the times belong to, what it can do, and whether it was busy."""
     if evidence.bench is None:
         return ""
-    say, machine = words.say, evidence.bench["machine"]
-    notes = [say("latency_note", machine=machine["processor"] or say("unknown_processor"))]
-    if machine["vector_units"]:
-        notes.append(say("vector_units", units=", ".join(machine["vector_units"])))
-    if machine["rates"]:
-        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine["rates"].items())
-        notes.append(say("rates", rates=rates))
-    load = machine.get("load_before")
+    say, machine = words.say, evidence.bench.machine
+    notes = [say("latency_note", machine=machine.processor or say("unknown_processor"))]
+    if machine.vector_units:
+        notes.append(say("vector_units", units=", ".join(machine.vector_units)))
+    rates = {name: getattr(machine.rates, name) for name in ("float32", "bfloat16", "int8")}
+    known = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items() if rate is not None)
+    if known:
+        notes.append(say("rates", rates=known))
+    load = machine.load_before
     if load is not None and load > BUSY:
         notes.append(say("load", load=f"{load:.1f}"))
-    if any(row["noisy"] for row in evidence.bench["results"]):
+    if any(row.noisy for row in evidence.bench.results):
         notes.append(say("noisy"))
     return " ".join(notes)
 
@@ -329,20 +329,19 @@ def _machine_note(evidence: Evidence, words: Words) -> str:
 def _training_note(evidence: Evidence, words: Words) -> str:
     if evidence.run is None:
         return ""
-    config, result = evidence.run["config"], evidence.run["result"]
+    settings, result = evidence.run.settings, evidence.run.result
     return words.say(
         "training_note",
-        updates1=f"{config['stage1']['updates']:,}",
-        updates2=f"{config['stage2']['updates']:,}",
-        hours=_hours(evidence.run["audio"]),
-        minutes=f"{result['seconds'] / 60:.1f}",
-        device=one_line(evidence.run["device"]),
+        updates1=f"{settings.stage1.updates:,}",
+        updates2=f"{settings.stage2.updates:,}",
+        hours=_hours(evidence.run.audio.seconds),
+        minutes=f"{result.seconds / 60:.1f}",
+        device=one_line(evidence.run.device),
     )
 
 
-def _hours(audio: dict[str, Any]) -> str:
+def _hours(seconds: float | None) -> str:
     """Hours of audio; shards do not know theirs before they were heard."""
-    seconds = audio.get("seconds")
     return "?" if seconds is None else f"{seconds / 3600:.2f}"
 
 
@@ -353,11 +352,11 @@ def _exports(evidence: Evidence, words: Words) -> Table | None:
     columns = (say("file_name"), say("format"), "MB", say("worst_cosine"), say("passed"))
     rows = tuple(
         (
-            made["file"],
-            made["format"],
-            f"{made['bytes'] / 1e6:.1f}",
-            "-" if made["worst_cosine"] is None else f"{made['worst_cosine']:.5f}",
-            say("yes" if made["passed"] else "no"),
+            made.file,
+            made.format,
+            f"{made.bytes / 1e6:.1f}",
+            "-" if made.worst_cosine is None else f"{made.worst_cosine:.5f}",
+            say("yes" if made.passed else "no"),
         )
         for made in evidence.exports
     )
@@ -368,26 +367,26 @@ def _cost(evidence: Evidence) -> str:
     """What the calculator needs: real-time factors of teacher (now) and model (after) in each runtime."""
     if evidence.bench is None:
         return ""
-    rows = evidence.bench["results"]
-    threads = min(row["threads"] for row in rows)
-    seconds = max(row["seconds"] for row in rows if row["threads"] == threads)
-    chosen = [row for row in rows if (row["threads"], row["seconds"]) == (threads, seconds)]
+    rows = evidence.bench.results
+    threads = min(row.threads for row in rows)
+    seconds = max(row.seconds for row in rows if row.threads == threads)
+    chosen = [row for row in rows if (row.threads, row.seconds) == (threads, seconds)]
 
     def fastest(mine: Any) -> int | None:
         numbers = [number for number, row in enumerate(chosen) if mine(row)]
-        return min(numbers, key=lambda n: float(chosen[n]["real_time_factor"]), default=None)
+        return min(numbers, key=lambda n: chosen[n].real_time_factor, default=None)
 
     now = next((n for n, row in enumerate(chosen) if evidence.is_teacher(row)), None)
     after = fastest(evidence.is_own)
     if now is None or after is None:
         return ""  # a saving is between two models
-    price = evidence.bench["price_per_hour"]
+    price = evidence.bench.price_per_hour
     return script_json(
         {
             "rows": [
                 {
-                    "name": f"{row['model']}, {row['runtime']}",
-                    "factor": row["real_time_factor"],
+                    "name": f"{row.model}, {row.runtime}",
+                    "factor": row.real_time_factor,
                 }
                 for row in chosen
             ],

@@ -6,20 +6,25 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import psutil
 
+from sslim.backbone.contents import CONFIG, RECORD
 from sslim.errors import OutputError
+from sslim.records import Record
+from sslim.runs.facts import StateFacts
 from sslim.runs.folder import RUN_FOLDER
 from sslim.runs.state import read_state
 
 
 @dataclass(frozen=True)
-class RunStatus:
-    """One run."""
+class RunStatus(Record):
+    """One run, as `sslim runs` shows it."""
+
+    KIND: ClassVar[str] = "run-status"
 
     folder: str
     state: str
@@ -32,9 +37,6 @@ class RunStatus:
     waiting_share: float | None
     """Share of the stage's time that went into waiting for audio."""
     reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def find_runs(folder: str | Path) -> list[RunStatus]:
@@ -60,23 +62,23 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 def _status(out: Path) -> RunStatus:
     facts = read_state(out / RUN_FOLDER)
-    state, why = facts.get("status", "stopped"), ""
-    if (out / "sslim.json").is_file() and (out / "config.json").is_file():
+    state, why = facts.status or "stopped", ""
+    if (out / RECORD).is_file() and (out / CONFIG).is_file():
         state = "finished"
     elif state in ("starting", "running"):
         why = _silent(facts)
         state = "stopped" if why else state
-    reason = str(facts.get("reason", "")) if state == "failed" else ""
+    reason = (facts.reason or "") if state == "failed" else ""
     if state in ("stopped", "interrupted"):
         reason = f"{why}{'; ' if why else ''}sslim compress --resume goes on with it"
     return RunStatus(
         folder=str(out),
         state=state,
-        stage=facts.get("stage", ""),
-        update=int(facts.get("update", 0)),
-        updates=int(facts.get("updates", 0)),
-        seconds_left=facts.get("seconds_left") if state == "running" else None,
-        waiting_share=facts.get("waiting_share"),
+        stage=facts.stage or "",
+        update=facts.update or 0,
+        updates=facts.updates or 0,
+        seconds_left=facts.seconds_left if state == "running" else None,
+        waiting_share=facts.waiting_share,
         reason=reason,
     )
 
@@ -85,21 +87,21 @@ LONGEST_SILENCE = 30 * 60.0
 """Seconds after which a run that has written nothing is taken for dead, where its process cannot be seen."""
 
 
-def _silent(facts: dict[str, Any]) -> str:
+def _silent(facts: StateFacts) -> str:
     """Why a run that says it runs does not, as far as can be seen from this machine; empty: it may."""
-    written = float(facts.get("written", 0.0))
-    if facts.get("host") != platform.node():
+    written = facts.written or 0.0
+    if facts.host != platform.node():
         # Another machine's, or another container's: its processes cannot be seen, but it writes every few
         # seconds, or after every update where those take longer.
         silence = time.time() - written
-        if silence <= max(LONGEST_SILENCE, 10 * facts.get("seconds_per_update", 0.0)):
+        if silence <= max(LONGEST_SILENCE, 10 * (facts.seconds_per_update or 0.0)):
             return ""
-        return f"nothing from {facts.get('host', 'its machine')} for {silence / 3600:.1f} h"
+        return f"nothing from {facts.host or 'its machine'} for {silence / 3600:.1f} h"
     try:
-        process = psutil.Process(int(facts["process"]))
+        process = psutil.Process(facts.process or -1)
         # A number is given again after a while: its new owner has started after the state was written.
         if process.is_running() and process.create_time() <= written:
             return ""
-    except (psutil.Error, KeyError, ValueError, OverflowError):
+    except (psutil.Error, ValueError, OverflowError):
         pass
     return "its process is gone"

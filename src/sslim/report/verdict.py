@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sslim.report.evidence import Evidence, distance, is_log_mel
+from sslim.measurements import Result, Timing
+from sslim.report.evidence import Evidence, ScoredTask
 
 ENOUGH = 0.95
 """Share of the teacher's correct answers that must be kept: at the worst end of the interval for a rollout,
 at the score itself for a pilot."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def measured_speed(evidence: Evidence) -> Speed | None:
     threads that both were measured at; against the teacher's fastest where no runtime is shared."""
     if evidence.bench is None:
         return None
-    rows: list[Row] = evidence.bench["results"]
+    rows = evidence.bench.results
     own = [row for row in rows if evidence.is_own(row)]
     theirs = [row for row in rows if evidence.is_teacher(row)]
     shared = {_place(row) for row in own} & {_place(row) for row in theirs}
@@ -154,46 +153,48 @@ def measured_speed(evidence: Evidence) -> Speed | None:
     seconds = max(place[1] for place in shared if place[0] == threads)
     own = [row for row in own if _place(row) == (threads, seconds)]
     theirs = [row for row in theirs if _place(row) == (threads, seconds)]
-    runtimes = {row["runtime"] for row in theirs}
-    best = _fastest([row for row in own if row["runtime"] in runtimes] or own)
-    beside = [row for row in theirs if row["runtime"] == best["runtime"]]
+    runtimes = {row.runtime for row in theirs}
+    best = _fastest([row for row in own if row.runtime in runtimes] or own)
+    beside = [row for row in theirs if row.runtime == best.runtime]
     other = _fastest(beside or theirs)
-    times = other["median"] / best["median"]
-    return Speed(times, best["runtime"], other["runtime"], threads, seconds)
+    times = other.median / best.median
+    return Speed(times, best.runtime, other.runtime, threads, seconds)
 
 
-def _place(row: Row) -> tuple[int, float]:
-    return row["threads"], row["seconds"]
+def _place(row: Timing) -> tuple[int, float]:
+    return row.threads, row.seconds
 
 
-def _fastest(rows: Iterable[Row]) -> Row:
-    return min(rows, key=lambda row: float(row["median"]))
+def _fastest(rows: Iterable[Timing]) -> Timing:
+    return min(rows, key=lambda row: row.median)
 
 
-def _losses(evidence: Evidence, scored: Row) -> list[TaskLoss]:
+def _losses(evidence: Evidence, scored: ScoredTask) -> list[TaskLoss]:
     """One task: a loss per row of this model (the folder itself, its exported files)."""
-    rows = scored["results"]
+    rows = scored.results
     teacher = next((row for row in rows if evidence.is_teacher(row)), None)
-    mel = next((row for row in rows if is_log_mel(row)), None)
+    mel = next((row for row in rows if row.is_log_mel), None)
     own = [row for row in rows if evidence.is_own(row)]
     return [_loss(scored, teacher, row, mel) for row in own]
 
 
-def _loss(scored: Row, teacher: Row | None, student: Row, mel: Row | None) -> TaskLoss:
-    known = {"task": scored["task"], "metric": student["metric"], "model": student["model"]}
+def _loss(
+    scored: ScoredTask, teacher: Result | None, student: Result, mel: Result | None
+) -> TaskLoss:
+    known: dict[str, Any] = {"task": scored.task, "metric": student.metric, "model": student.model}
     why = "why_teacher_unscored" if teacher is None else _silence(scored, teacher, student, mel)
-    score = None if teacher is None else teacher["score"]
-    if why or teacher is None:
-        return TaskLoss(**known, teacher=score, student=student["score"], unknown=why)
-    up = student["higher_is_better"]
-    right = [_right(row["score"], up) for row in (teacher, student)]
-    worst, best = student["difference_interval"]
+    score = None if teacher is None else teacher.score
+    if why or teacher is None or student.difference_interval is None:
+        return TaskLoss(**known, teacher=score, student=student.score, unknown=why)
+    up = student.higher_is_better
+    right = [_right(row.score, up) for row in (teacher, student)]
+    worst, best = student.difference_interval
     if not up:
         worst, best = -best, -worst
     return TaskLoss(
         **known,
         teacher=score,
-        student=student["score"],
+        student=student.score,
         unknown="",
         kept=right[1] / right[0],
         at_worst=max(0.0, (right[0] + worst) / right[0]),
@@ -206,21 +207,19 @@ def _right(score: float, up: bool) -> float:
     return max(0.0, score if up else 1.0 - score)
 
 
-def _silence(scored: Row, teacher: Row, student: Row, mel: Row | None) -> str:
+def _silence(scored: ScoredTask, teacher: Result, student: Result, mel: Result | None) -> str:
     """Why a task does not tell models apart; empty where it does."""
-    up = teacher["higher_is_better"]
-    if _right(teacher["score"], up) <= 0:
+    up = teacher.higher_is_better
+    if _right(teacher.score, up) <= 0:
         return "why_teacher_nothing"
-    if teacher["interval"] is None:
+    if teacher.interval is None:
         return "why_no_interval"
-    if not _above(teacher["interval"], teacher["chance"], up):
-        apart = student["interval"] is not None and _above(
-            student["interval"], student["chance"], up
-        )
+    if not _above(teacher.interval, teacher.chance, up):
+        apart = student.interval is not None and _above(student.interval, student.chance, up)
         return "why_teacher_chance" if apart else "why_both_chance"
     if mel is not None and not _above_log_mel(scored, teacher, mel, up):
         return "why_log_mel"
-    if not scored["against_teacher"] or student["difference_interval"] is None:
+    if not scored.against_teacher or student.difference_interval is None:
         return "why_no_difference"
     return ""
 
@@ -230,14 +229,14 @@ def _above(interval: tuple[float, float], level: float, up: bool) -> bool:
     return interval[0] > level if up else interval[1] < level
 
 
-def _above_log_mel(scored: Row, teacher: Row, mel: Row, up: bool) -> bool:
+def _above_log_mel(scored: ScoredTask, teacher: Result, mel: Result, up: bool) -> bool:
     """Whether the teacher is clearly better: by the paired interval, or by intervals that do not touch."""
-    between = mel["difference_interval"]
-    if scored["against_teacher"] and between is not None:
+    between = mel.difference_interval
+    if scored.against_teacher and between is not None:
         return bool(between[1] < 0 if up else between[0] > 0)
-    if mel["interval"] is None:
+    if mel.interval is None or teacher.interval is None:
         return False
-    return _above(teacher["interval"], mel["interval"][1 if up else 0], up)
+    return _above(teacher.interval, mel.interval[1 if up else 0], up)
 
 
 def measured_cosine(evidence: Evidence) -> tuple[float, str, int] | None:
@@ -245,10 +244,10 @@ def measured_cosine(evidence: Evidence) -> tuple[float, str, int] | None:
     and on how many utterances (0: not said)."""
     if evidence.fidelity:
         row = evidence.fidelity[-1]
-        last = max(row["layers"], key=lambda layer: layer["layer"])
-        return min(1.0, last["cosine"]), "own", row["utterances"]
-    known = distance(evidence.result)
+        last = max(row.layers, key=lambda layer: layer.layer)
+        return min(1.0, last.cosine), "own", row.utterances
+    known = evidence.distance
     if known is None:
         return None
-    cosine = known.layers[max(known.layers)]["cosine"]
+    cosine = known.layers[max(known.layers)].cosine
     return min(1.0, cosine), "held_out" if known.held_out else "trained_on", known.utterances

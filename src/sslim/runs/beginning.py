@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sslim.audio import Manifest
 from sslim.audio.held_out import HeldOut
 from sslim.config import RunConfig
-from sslim.files import write_json
 from sslim.runs import folder, record
+from sslim.runs.facts import RunRecord, SkippedAudio
 from sslim.runs.folder import RUN_FOLDER
 from sslim.runs.state import RunState
 
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 def begin(
     out: Path,
-    new: Mapping[str, Any],
+    new: RunRecord,
     audio: HeldOut,
     held: ExitStack,
     *,
@@ -52,17 +52,17 @@ def begin(
     if not locked:  # two may have come here at once
         folder.hold(out, held)
         folder.check_writable(out, resume=False, force=force)
-    write_json(run / folder.RECORD, {**new, "cleared": False})
+    new.write(run / folder.RECORD)
     _clear(out, new, say)
     skipped = audio.training.skipped if isinstance(audio.training, Manifest) else ()
-    write_json(run / "skipped.json", {"skipped": [asdict(item) for item in skipped]})
-    write_json(run / "held_out.json", audio.listed())
+    SkippedAudio(skipped=tuple(skipped)).write(run / folder.SKIPPED)
+    audio.listed().write(run / folder.HELD_OUT)
 
 
 def go_on(
     out: Path,
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
+    before: RunRecord,
+    now: RunRecord,
     config: RunConfig,
     mended: Mapping[str, tuple[Any, Any]],
     *,
@@ -83,22 +83,22 @@ def go_on(
     Raises:
         ConfigError: something differs that changes the result.
     """
-    record.compare_teacher(out, before, now["teacher"]["fingerprint"])
-    record.compare_audio(out, before, now["audio"])
+    record.compare_teacher(out, before, now.teacher.fingerprint)
+    record.compare_audio(out, before, now.audio)
     for line in record.compare_place(out, before, now, shards=shards):
         say(line)
     if mended:
         state = RunState(out / RUN_FOLDER, {}, resumed=True).facts
-        at = f"{state.get('stage', 'the start')}, update {state.get('update', 0)}"
+        at = f"{state.stage or 'the start'}, update {state.update or 0}"
         before = record.mended(before, config, mended, at)
-        write_json(out / RUN_FOLDER / folder.RECORD, before)
-    if not before.get("cleared"):
+        before.write(out / RUN_FOLDER / folder.RECORD)
+    if not before.cleared:
         _clear(out, before, say)
 
 
-def _clear(out: Path, facts: Mapping[str, Any], say: Say) -> None:
+def _clear(out: Path, facts: RunRecord, say: Say) -> None:
     folder.remove(folder.left_over(out))
     kept = folder.stays(out)
     if kept:
         say(f"left in {out} as it was: {', '.join(kept)}")
-    write_json(out / RUN_FOLDER / folder.RECORD, {**facts, "cleared": True})
+    replace(facts, cleared=True).write(out / RUN_FOLDER / folder.RECORD)

@@ -11,17 +11,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sslim.errors import OutputError, first_line
-from sslim.files import fsync_file, partial_name, read_json, swap_folder, write_json
+from sslim.files import fsync_file, partial_name, swap_folder
 from sslim.identity import content_of
+from sslim.runs.facts import CheckpointFacts
 
 PREFIX = "update-"
 TENSORS, FACTS = "state.safetensors", "state.json"
@@ -33,15 +33,15 @@ class State:
 
     folder: Path
     tensors: dict[str, torch.Tensor]
-    facts: dict[str, Any]
+    facts: CheckpointFacts
 
     @property
     def update(self) -> int:
         """Updates that were made before it."""
-        return int(self.facts["update"])
+        return self.facts.update
 
 
-def write(target: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+def write(target: Path, tensors: Mapping[str, torch.Tensor], facts: CheckpointFacts) -> None:
     """Writes a state whole or not at all; what was at `target` before goes last."""
     aside = partial_name(target)
     shutil.rmtree(aside, ignore_errors=True)
@@ -50,7 +50,7 @@ def write(target: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str,
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, aside / TENSORS)
         fsync_file(aside / TENSORS)
-        write_json(aside / FACTS, {**facts, "sha256": content_of(aside / TENSORS)})
+        replace(facts, sha256=content_of(aside / TENSORS)).write(aside / FACTS)
         swap_folder(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -64,10 +64,8 @@ def read(folder: Path) -> State:
         OutputError: it is not whole.
     """
     try:
-        facts = read_json(folder / FACTS, "the facts of a saved state")
-        if not isinstance(facts.get("update"), int):
-            raise ValueError(f"{FACTS} names no update")
-        if content_of(folder / TENSORS) != facts.get("sha256"):
+        facts = CheckpointFacts.read(folder / FACTS)
+        if content_of(folder / TENSORS) != facts.sha256:
             raise ValueError(f"{TENSORS} is not what was written")
         return State(folder, load_file(folder / TENSORS), facts)
     except OutputError as error:
@@ -80,14 +78,13 @@ def read(folder: Path) -> State:
 
 def save(
     folder: Path,
-    update: int,
     tensors: Mapping[str, torch.Tensor],
-    facts: Mapping[str, Any],
+    facts: CheckpointFacts,
     keep: int,
 ) -> Path:
-    """Writes `folder/update-N` and removes all states but the last `keep` up to this one."""
-    target = folder / f"{PREFIX}{update:08d}"
-    write(target, tensors, {"update": update, **facts})
+    """Writes `folder/update-N`, N from `facts`, and removes all states but the last `keep` up to this one."""
+    target = folder / f"{PREFIX}{facts.update:08d}"
+    write(target, tensors, facts)
     # A state of a later update is damaged, or this run would have gone on from it.
     last = [path for path in found(folder) if path.name <= target.name][-max(1, keep) :]
     for path in folder.iterdir():
@@ -122,7 +119,7 @@ def newest(folder: Path, run: str, say: Callable[[str], None]) -> State | None:
             damaged.append(error)
             say(f"warning: {error.problem}; looking at the one before it")
             continue
-        if state.facts.get("run", "") == run:
+        if state.facts.run == run:
             return state
         say(f"warning: the state {path} belongs to another run and is not used")
     if damaged:

@@ -12,44 +12,22 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from sslim.audio import Manifest
 from sslim.audio.shards import Shards
+from sslim.backbone import contents
 from sslim.errors import OutputError, first_line
 from sslim.files import FolderLock, partial_name, read_json
 from sslim.identity import sha256_of
+from sslim.runs.facts import RunRecord
 
 RUN_FOLDER = "run"
 """Where a run keeps its log, state and checkpoints, inside the output folder."""
 RECORD = "run.json"
 LOCK = ".lock"
+SKIPPED, HELD_OUT = "skipped.json", "held_out.json"
 
-RESULT_FILES = (
-    "sslim.json",
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "modeling_sslim.py",
-    "preprocessor_config.json",
-    "README.md",
-    "report.html",
-    "vocab.json",
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-"""What a run writes into its output folder; `sslim.json` says that all of it is there."""
-_PART_OF_WEIGHTS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-
-RUN_FILES = (
-    "state.json",
-    "skipped.json",
-    "held_out.json",
-    "metrics.jsonl",
-    "projections.safetensors",
-)
+RUN_FILES = ("state.json", SKIPPED, HELD_OUT, "metrics.jsonl", "projections.safetensors")
 RUN_FOLDERS = ("checkpoints", "pruned", "targets", "sslim")
 """What a run writes into `run/` besides its record; `sslim` is where a tracker writes."""
 
@@ -149,7 +127,7 @@ def check_writable(out: Path, *, resume: bool, force: bool) -> None:
         if not (out / RUN_FOLDER / RECORD).is_file():
             left = (
                 "holds a model, but not its run/ folder"
-                if "sslim.json" in names
+                if contents.RECORD in names
                 else "holds no run"
             )
             raise OutputError(f"{out} {left} to resume", "run without --resume to start one")
@@ -182,8 +160,8 @@ def _is_ours(out: Path) -> bool:
     """Whether a record proves that sslim wrote here: the run's, or the result's."""
     for path, parts in (
         (out / RUN_FOLDER / RECORD, {"config": dict, "teacher": dict}),
-        (out / "sslim.json", {"config": dict, "teacher": dict, "result": dict}),
-        (out / "sslim.json", {"fingerprint": str, "files": dict}),
+        (out / contents.RECORD, {"config": dict, "teacher": dict, "result": dict}),
+        (out / contents.RECORD, {"fingerprint": str, "files": dict}),
     ):
         try:
             facts = read_json(path, "a record")
@@ -197,7 +175,7 @@ def _is_ours(out: Path) -> bool:
 def _check_way(out: Path) -> None:
     """Refuses folders under the names of files that the run will write."""
     run = out / RUN_FOLDER
-    files = [out / name for name in RESULT_FILES] + [run / name for name in (RECORD, *RUN_FILES)]
+    files = [out / name for name in contents.FILES] + [run / name for name in (RECORD, *RUN_FILES)]
     for path in files:
         if path.is_dir():
             raise OutputError(f"{path} is a folder, where a file has to go", "move it away")
@@ -237,8 +215,8 @@ def _cannot_write(out: Path, error: OSError) -> OutputError:
 def left_over(out: Path) -> Iterator[Path]:
     """What an earlier run wrote in `out`, besides its record and its lock."""
     run = out / RUN_FOLDER
-    yield from (out / name for name in RESULT_FILES)
-    yield from (path for path in out.iterdir() if _PART_OF_WEIGHTS.fullmatch(path.name))
+    yield from (out / name for name in contents.FILES)
+    yield from (path for path in out.iterdir() if _is_part_of_weights(path.name))
     yield from (run / name for name in (*RUN_FILES, *RUN_FOLDERS))
     yield from _asides(out)
     yield from run.glob(".*.partial")
@@ -247,7 +225,7 @@ def left_over(out: Path) -> Iterator[Path]:
 
 def _asides(out: Path) -> tuple[Path, ...]:
     """Where a result is written before it is whole: in the folder, and beside it by earlier versions."""
-    return out / ".sslim.partial", partial_name(out)
+    return out / contents.ASIDE, partial_name(out)
 
 
 def clear_after(out: Path) -> None:
@@ -263,8 +241,7 @@ def check_result(out: Path) -> None:
     Raises:
         OutputError: one is missing, or is another than was written.
     """
-    files = read_json(out / "sslim.json", "the description of a finished run").get("files")
-    for name, wanted in files.items() if isinstance(files, dict) else ():
+    for name, wanted in contents.FolderFacts.read(out / contents.RECORD).files.items():
         path = out / Path(name).name
         try:
             same = sha256_of(path) == wanted
@@ -300,25 +277,29 @@ def remove(paths: Iterable[Path]) -> None:
 
 def stays(out: Path) -> list[str]:
     """Names in `out` that are nobody's but its owner's."""
-    ours = {RUN_FOLDER, *RESULT_FILES}
+    ours = {RUN_FOLDER, *contents.FILES}
     return sorted(
         path.name
         for path in out.iterdir()
-        if path.name not in ours and not _PART_OF_WEIGHTS.fullmatch(path.name)
+        if path.name not in ours and not _is_part_of_weights(path.name)
     )
 
 
-def is_finished(out: Path, record: dict[str, Any]) -> bool:
+def _is_part_of_weights(name: str) -> bool:
+    return re.fullmatch(contents.PART_OF_WEIGHTS, name) is not None
+
+
+def is_finished(out: Path, record: RunRecord) -> bool:
     """Whether the run of `record` has written its result into `out`.
 
     Raises:
         OutputError: there is a `sslim.json` that cannot be read, or is of another run.
     """
-    path = out / "sslim.json"
-    if not path.exists() or not record.get("cleared"):  # what is there is still the last run's
+    path = out / contents.RECORD
+    if not path.exists() or not record.cleared:  # what is there is still the last run's
         return False
     facts = read_json(path, "the description of a finished run")
-    if facts.get("run") != record.get("id"):
+    if facts.get("run") != record.id:
         raise OutputError(
             f"{path} is not what the run in {out / RUN_FOLDER} wrote",
             "bring the file back, or begin anew with --force instead of --resume",

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sslim.audio import Manifest
+from sslim.audio.shards import Shards
 from sslim.config import SAFE_TO_CHANGE, RunConfig, to_dict
-from sslim.errors import ConfigError
-from sslim.files import read_json
+from sslim.errors import ConfigError, OutputError
 from sslim.identity import COMPUTATION
-from sslim.runs.folder import RECORD
+from sslim.runs.facts import AudioFacts, RunRecord, SettingChange, TeacherFacts
+from sslim.runs.folder import RECORD, RUN_FOLDER
 from sslim.runs.state import read_state
 from sslim.train.device import versions
 
@@ -42,60 +45,50 @@ def new_record(
     config: RunConfig,
     *,
     recipe: str,
-    teacher: Mapping[str, Any],
-    audio: Mapping[str, Any],
+    teacher: TeacherFacts,
+    audio: AudioFacts,
     where: Mapping[str, str] | None,
     device: str,
     processes: int,
     precision: torch.dtype,
-) -> dict[str, Any]:
+) -> RunRecord:
     """What a run is, with an id of its own."""
-    return {
-        "id": secrets.token_hex(8),
-        "computation": COMPUTATION,
-        "config": to_dict(config),
-        "recipe": recipe,
-        "teacher": dict(teacher),
-        "audio": dict(audio),
-        "where": dict(where or {}),
-        "device": device,
-        "processes": processes,
-        "precision": str(precision).removeprefix("torch."),
-        "versions": versions(),
-        "changed": [],
-    }
+    return RunRecord(
+        id=secrets.token_hex(8),
+        computation=COMPUTATION,
+        config=to_dict(config),
+        recipe=recipe,
+        teacher=teacher,
+        audio=audio,
+        where=dict(where or {}),
+        device=device,
+        processes=processes,
+        precision=str(precision).removeprefix("torch."),
+        versions=versions(),
+    )
 
 
-def place_of(audio: str | Path | Sequence[str | Path]) -> dict[str, str]:
-    """Where the audio lies: as the user called it, and so that it is found from any other folder too.
-
-    `path` is empty where several sources are given.
-    """
-    single = isinstance(audio, str | Path)
-    return {
-        "source": str(audio),
-        "path": os.path.abspath(os.path.expanduser(str(audio))) if single else "",
-    }
+def audio_facts(called: str | Path | Sequence[str | Path], audio: Manifest | Shards) -> AudioFacts:
+    """What is heard, and where it lies: as the user called it, and so that it is found from any folder."""
+    single = isinstance(called, str | Path)
+    path = os.path.abspath(os.path.expanduser(str(called))) if single else ""
+    return AudioFacts(source=str(called), path=path, **audio.summary())
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> RunRecord:
     """The record in a run's folder.
 
     Raises:
         OutputError: it cannot be read, or is no record.
     """
-    record = read_json(folder / RECORD, "the record of a run")
-    parts = {"config": dict, "teacher": dict, "audio": dict, "versions": dict}
-    wrong = [name for name, kind in parts.items() if not isinstance(record.get(name), kind)]
-    if wrong:
-        raise ConfigError(
-            f"{folder / RECORD} is no record of a run: it has no {wrong[0]}",
-            "restore it, or begin anew in another folder",
-        )
-    return record
+    try:
+        return RunRecord.read(folder / RECORD)
+    except OutputError as error:
+        advice = f"{error.hint}, or begin anew in another folder"
+        raise OutputError(error.problem, advice) from error
 
 
-def compare_settings(out: Path, before: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+def compare_settings(out: Path, before: RunRecord, config: RunConfig) -> dict[str, Any]:
     """Refuses other settings than a run was started with; the ones that were changed on purpose.
 
     Returns:
@@ -104,21 +97,21 @@ def compare_settings(out: Path, before: Mapping[str, Any], config: RunConfig) ->
     Raises:
         ConfigError: names what differs.
     """
-    version = before["versions"].get("sslim", "an older version")
-    if before.get("computation") != COMPUTATION:
+    version = before.versions.get("sslim", "an older version")
+    if before.computation != COMPUTATION:
         raise ConfigError(
             f"the run in {out} was started by sslim {version}, which computes other numbers",
             f"finish it with that version, {ANEW}",
         )
-    old, new = _flat(before["config"]), _flat(to_dict(config))
+    old, new = _flat(before.config), _flat(to_dict(config))
     changed = {
         name: (old.get(name, "unknown"), new.get(name, "unknown"))
         for name in {**old, **new}
         # What `auto` has come to counts, and is compared elsewhere.
         if name not in SAFE_TO_CHANGE | {"precision"} and old.get(name) != new.get(name)
     }
-    state = read_state(out / "run")
-    failed = state.get("status") == "failed" and state.get("error") == "TrainingError"
+    state = read_state(out / RUN_FOLDER)
+    failed = state.status == "failed" and state.error == "TrainingError"
     refused = {name: pair for name, pair in changed.items() if not (failed and name in MAY_MEND)}
     if refused:
         listed = ", ".join(f"{name} ({a} before, {b} now)" for name, (a, b) in refused.items())
@@ -136,26 +129,26 @@ def compare_settings(out: Path, before: Mapping[str, Any], config: RunConfig) ->
     return changed
 
 
-def compare_teacher(out: Path, before: Mapping[str, Any], fingerprint: str) -> None:
+def compare_teacher(out: Path, before: RunRecord, fingerprint: str) -> None:
     """Refuses another teacher.
 
     Raises:
         ConfigError: it has other weights, or a configuration that computes something else.
     """
-    if before["teacher"].get("fingerprint") != fingerprint:
+    if before.teacher.fingerprint != fingerprint:
         raise ConfigError(
             f"the run in {out} was started with another teacher, or the teacher has changed since",
-            f"resume with {before['teacher'].get('source')} as it was, {ANEW}",
+            f"resume with {before.teacher.source} as it was, {ANEW}",
         )
 
 
-def compare_where(out: Path, before: Mapping[str, Any], where: Mapping[str, str] | None) -> None:
+def compare_where(out: Path, before: RunRecord, where: Mapping[str, str] | None) -> None:
     """Refuses other rows of a CSV.
 
     Raises:
         ConfigError: other rows were asked for.
     """
-    old, new = before.get("where") or {}, dict(where or {})
+    old, new = before.where, dict(where or {})
     if old != new:
         options = " ".join(f"--where {column}={value}" for column, value in old.items())
         raise ConfigError(
@@ -165,27 +158,25 @@ def compare_where(out: Path, before: Mapping[str, Any], where: Mapping[str, str]
         )
 
 
-def compare_audio(out: Path, before: Mapping[str, Any], audio: Mapping[str, Any]) -> None:
+def compare_audio(out: Path, before: RunRecord, audio: AudioFacts) -> None:
     """Refuses other audio, by what is in it and not by where it lies.
 
     Raises:
         ConfigError: it is not what the run was started with.
     """
-    old = before["audio"]
-    if old.get("fingerprint") == audio.get("fingerprint"):
+    old = before.audio
+    if old.fingerprint == audio.fingerprint:
         return
-    words = [str(one.get("described", "something else")) for one in (old, audio)]
+    words = [old.described, audio.described]
     told = f": {words[0]} before, {words[1]} now" if words[0] != words[1] else ""
-    missing = f" ({audio['skipped']} cannot be used)" if told and audio.get("skipped") else ""
+    missing = f" ({audio.skipped} cannot be used)" if told and audio.skipped else ""
     raise ConfigError(
         f"the audio is not what the run in {out} was started with{told}{missing}",
-        f"resume with {old.get('source')} as it was, {ANEW}",
+        f"resume with {old.source} as it was, {ANEW}",
     )
 
 
-def compare_place(
-    out: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, shards: bool
-) -> list[str]:
+def compare_place(out: Path, before: RunRecord, now: RunRecord, *, shards: bool) -> list[str]:
     """Refuses another precision, and another number of processes where that changes what is heard.
 
     Returns:
@@ -194,45 +185,40 @@ def compare_place(
     Raises:
         ConfigError: names what differs.
     """
-    if before.get("precision") != now["precision"]:
+    if before.precision != now.precision:
         raise ConfigError(
-            f"the run in {out} was started in {before.get('precision')}, here it would go on in "
-            f"{now['precision']}",
-            f"resume with --set precision={before.get('precision')}, {ANEW}",
+            f"the run in {out} was started in {before.precision}, here it would go on in "
+            f"{now.precision}",
+            f"resume with --set precision={before.precision}, {ANEW}",
         )
-    if shards and before.get("processes") != now["processes"]:
+    if shards and before.processes != now.processes:
         raise ConfigError(
-            f"the run in {out} was started with {before.get('processes')} processes, which shared the "
-            f"shards, not with {now['processes']}",
+            f"the run in {out} was started with {before.processes} processes, which shared the "
+            f"shards, not with {now.processes}",
             f"start as many processes as before, {ANEW}",
         )
     warnings = [
-        f"{name} {before['versions'].get(name, 'none')} before, {version} now"
-        for name, version in now["versions"].items()
-        if before["versions"].get(name) != version
+        f"{name} {before.versions.get(name, 'none')} before, {version} now"
+        for name, version in now.versions.items()
+        if before.versions.get(name) != version
     ]
     warnings += [
-        f"{name} {before.get(name)} before, {now[name]} now"
-        for name in ("device", "processes")
-        if before.get(name) != now[name]
+        f"{name} {earlier} before, {here} now"
+        for name, earlier, here in (
+            ("device", before.device, now.device),
+            ("processes", before.processes, now.processes),
+        )
+        if earlier != here
     ]
     return [f"warning: the last digits may differ: {'; '.join(warnings)}"] if warnings else []
 
 
 def mended(
-    before: Mapping[str, Any], config: RunConfig, changed: Mapping[str, Any], at: str
-) -> dict[str, Any]:
+    before: RunRecord, config: RunConfig, changed: Mapping[str, tuple[Any, Any]], at: str
+) -> RunRecord:
     """The record with settings that were changed on purpose, and what they were before."""
-    earlier = before.get("changed")
-    changes = [
-        {"setting": name, "before": old, "now": new, "at": at}
-        for name, (old, new) in changed.items()
-    ]
-    return {
-        **before,
-        "config": to_dict(config),
-        "changed": [*(earlier if isinstance(earlier, list) else []), *changes],
-    }
+    changes = (SettingChange(name, old, new, at) for name, (old, new) in changed.items())
+    return replace(before, config=to_dict(config), changed=(*before.changed, *changes))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

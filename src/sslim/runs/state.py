@@ -11,11 +11,14 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sslim.errors import OutputError
-from sslim.files import read_json, write_json
+from sslim.files import read_json
+from sslim.records import sensible
+from sslim.runs.facts import StateFacts
 
 FILE = "state.json"
 SECONDS_BETWEEN_WRITES = 5.0
@@ -42,22 +45,29 @@ class RunState:
         self.folder = folder
         self.stages = dict(stages)
         self.writes = writes
-        self.facts = read_state(folder) if resumed else {}
-        for ended in ("reason", "error"):
-            self.facts.pop(ended, None)
-        self.facts |= {"status": "starting", "host": platform.node(), "process": os.getpid()}
+        self.facts = replace(
+            read_state(folder) if resumed else StateFacts(),
+            reason=None,
+            error=None,
+            status="starting",
+            host=platform.node(),
+            process=os.getpid(),
+        )
         self._written = -float("inf")
 
     def set(self, **facts: Any) -> None:
         """Changes facts and writes the file now."""
-        self.facts |= facts
-        self.facts["written"] = time.time()
+        self.facts = replace(self.facts, written=time.time(), **facts)
         self._written = time.monotonic()
         if self.writes and self.folder.is_dir():
             with contextlib.suppress(
                 OSError
             ):  # a full disk ends the run where it matters, not here
-                write_json(self.folder / FILE, self.facts)
+                self.facts.write(self.folder / FILE)
+
+    def forget_pace(self) -> None:
+        """What was measured before holds no longer: settings were changed."""
+        self.facts = replace(self.facts, seconds_per_batch=None)
 
     def progress(
         self, stage: str, update: int, seconds_per_update: float, waiting_share: float
@@ -67,7 +77,7 @@ class RunState:
         later = names[names.index(stage) + 1 :] if stage in names else []
         updates_left = self.stages.get(stage, update) - update
         updates_left += sum(self.stages[name] for name in later)
-        facts = {
+        facts: dict[str, Any] = {
             "status": "running",
             "stage": stage,
             "update": update,
@@ -80,36 +90,12 @@ class RunState:
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.set(**facts)
         else:
-            self.facts |= facts
+            self.facts = replace(self.facts, **facts)
 
 
-NUMBERS = (
-    "process",
-    "written",
-    "update",
-    "updates",
-    "seconds_per_update",
-    "seconds_per_batch",
-    "seconds_left",
-    "waiting_share",
-)
-WORDS = ("status", "stage", "recipe", "host", "reason", "error")
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """What `state.json` in `folder` says; empty where there is none, without what makes no sense."""
+def read_state(folder: Path) -> StateFacts:
+    """What `state.json` in `folder` says; nothing where there is none, without what makes no sense."""
     try:
-        facts = read_json(folder / FILE, "the state of a run")
+        return sensible(StateFacts, read_json(folder / FILE, StateFacts.TITLE))
     except OutputError:
-        return {}
-    return {
-        name: value
-        for name, value in facts.items()
-        if (name in WORDS and isinstance(value, str))
-        or (
-            name in NUMBERS
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and 0 <= value < 2**62  # neither NaN nor infinity
-        )
-    }
+        return StateFacts()

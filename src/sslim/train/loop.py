@@ -10,16 +10,17 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from sslim.errors import TrainingError
 from sslim.files import write_text
 from sslim.runs import checkpoint
+from sslim.runs.facts import CheckpointFacts
 from sslim.train.interrupts import GracefulStop
 from sslim.train.processes import Processes
 from sslim.train.step import Step, TrainableTask
@@ -50,7 +51,7 @@ class LoopSettings:
     check_every: int = 1
     """Updates between two looks at the device's figures. Each look waits for a GPU to catch up; a CPU has
     nothing to catch up with."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: CheckpointFacts = field(default_factory=CheckpointFacts)
     """What else every saved state says: the run's id, and what only a resume needs to know."""
     remedy: str = "run again with --resume and a lower learning rate"
     """What to do where a loss is not finite."""
@@ -115,7 +116,7 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the update was finished and saved first.
     """
     if start is not None:
-        task.restructure(start.facts["structure"])
+        task.restructure(start.facts.structure)
     step = Step(
         task,
         processes,
@@ -200,14 +201,15 @@ class _Saver:
         if step.processes.main:
             tensors = {f"task.{name}": value for name, value in step.task.state_dict().items()}
             tensors |= checkpoint.optimiser_tensors(step.optimiser)
-            facts: dict[str, Any] = {
-                **settings.facts,
-                "stage": settings.stage,
-                "structure": step.task.structure(),
+            facts = replace(
+                settings.facts,
+                update=made,
+                stage=settings.stage,
+                structure=step.task.structure(),
                 # All random numbers follow from the seed and the update: there is no state to keep.
-                "seed": settings.seed,
-            }
-            checkpoint.save(self.folder, made, tensors, facts, settings.keep_checkpoints)
+                seed=settings.seed,
+            )
+            checkpoint.save(self.folder, tensors, facts, settings.keep_checkpoints)
             # Only now is there something else to go back to than the stages before this one.
             for stage in self.folder.parent.iterdir():
                 if stage != self.folder:

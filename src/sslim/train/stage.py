@@ -6,7 +6,7 @@ distillation-only student differ in their tasks alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sslim.audio.shards import ShardBatches, Shards, StreamSettings
 from sslim.config import RunConfig, to_flat_dict
 from sslim.errors import OutputError, TrainingError
 from sslim.runs import checkpoint
+from sslim.runs.facts import CheckpointFacts, DecisionFacts
 from sslim.runs.state import RunState
 from sslim.train.device import keep_freed_memory, looks_every
 from sslim.train.loop import LoopSettings, Progress, train
@@ -58,7 +59,7 @@ def run_stage(
     updates: int,
     warmup_fraction: float,
     first: int,
-    carried: Mapping[str, Any] | None = None,
+    decision: DecisionFacts | None = None,
 ) -> None:
     """Trains `task` through one stage.
 
@@ -69,7 +70,7 @@ def run_stage(
         updates: its length.
         warmup_fraction: share of the updates over which the learning rate rises.
         first: its first update in the run's one sequence of updates.
-        carried: what its saved states say besides, for a resume that has nothing else left.
+        decision: what its saved states say besides, for a resume that has nothing else left.
 
     Raises:
         OutputError: states were saved, and none of them is whole.
@@ -98,7 +99,7 @@ def run_stage(
         keep_checkpoints=config.keep_checkpoints,
         seed=config.seed + first,
         check_every=config.check_every or looks_every(processes.device, config.log_every),
-        facts={"run": session.run, "seconds_per_batch": batch_seconds, **(carried or {})},
+        facts=CheckpointFacts(run=session.run, seconds_per_batch=batch_seconds, decision=decision),
         remedy=_remedy(config, stage),
     )
     with _open(session, batch_seconds, first + done, first + updates) as stream:
@@ -197,8 +198,8 @@ def _batch_seconds(session: Session, task: TrainableTask, start: checkpoint.Stat
     if config.seconds_per_batch:
         return config.seconds_per_batch
     # The state that is gone on from knows best; `state.json` knows it from the stage before.
-    told = start.facts.get("seconds_per_batch") if start else None
-    known = told if told and not session.mended else session.state.facts.get("seconds_per_batch")
+    told = start.facts.seconds_per_batch if start else None
+    known = told if told and not session.mended else session.state.facts.seconds_per_batch
     known = session.processes.agree(float(known or 0.0))
     if not known:
         longest = config.audio.max_seconds

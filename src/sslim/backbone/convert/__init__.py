@@ -13,23 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sslim.backbone.contents import (
+    ASIDE,
+    CONFIG,
+    MODEL_CODE,
+    PREPROCESSOR,
+    RECORD,
+    WEIGHTS,
+    ConversionFacts,
+    ConvertedFrom,
+)
 from sslim.backbone.convert.checkpoint import Checkpoint
 from sslim.backbone.convert.fairseq import from_fairseq, is_fairseq
 from sslim.backbone.convert.reading import read_file
 from sslim.backbone.convert.torchaudio import from_torchaudio, is_torchaudio
 from sslim.backbone.places import Place, exists
-from sslim.backbone.verify import ASIDE, RECORD
 from sslim.errors import ConversionError, OutputError, SslimError, TeacherError, first_line
-from sslim.files import read_json
 
 __all__ = ["Checkpoint", "Converted", "convert", "read_checkpoint"]
 
-ONCE_WRITTEN = (
-    "config.json",
-    "model.safetensors",
-    "modeling_sslim.py",
-    "preprocessor_config.json",
-)
+ONCE_WRITTEN = (CONFIG, WEIGHTS, MODEL_CODE, PREPROCESSOR)
 """What `convert` wrote when its record did not name files yet."""
 
 
@@ -134,7 +137,7 @@ def convert(
         found = _of_model(find(file, revision))
     if exists(Path(file)) and _inside(Path(file), out) and Path(file).name in mine:
         raise OutputError(f"{file} lies in {out}, and would be replaced", "choose another name")
-    run = {"converted_from": found.described}
+    facts = ConversionFacts(converted_from=found.described)
     if found.dense is not None:
         save_dense(
             out,
@@ -142,7 +145,7 @@ def convert(
             found.whole,
             normalise=found.normalise,
             files=found.files,
-            run=run,
+            facts=facts,
             mine=mine,
         )
     else:
@@ -150,7 +153,7 @@ def convert(
             out,
             found.whole,
             normalise=found.normalise,
-            run=run,
+            facts=facts,
             tokenizer_from=found.folder,
             mine=mine,
         )
@@ -158,7 +161,7 @@ def convert(
     return Converted(
         out=out,
         family=str(found.whole.config.model_type).removeprefix("sslim-"),
-        source_format=str(found.described["format"]),
+        source_format=found.described.format,
         parameters=sum(parameter.numel() for parameter in found.whole.parameters()),
         notes=found.notes,
     )
@@ -174,7 +177,7 @@ class _Found:
     normalise: bool
     files: Mapping[str, str]
     folder: Path | None
-    described: Mapping[str, str | None]
+    described: ConvertedFrom
     notes: tuple[str, ...] = ()
 
 
@@ -192,7 +195,7 @@ def _of_file(file: Path, family: str | None) -> _Found:
         bool(checkpoint.preprocessor["do_normalize"]),
         checkpoint.files,
         None,
-        {"file": file.name, "format": checkpoint.source_format},
+        ConvertedFrom(file.name, checkpoint.source_format),
         checkpoint.notes,
     )
 
@@ -214,14 +217,16 @@ def _of_model(place: Place) -> _Found:
         )
         ending = type(loaded.whole).__name__.removeprefix(stem)
         dense.architectures = [stem.removeprefix("Sslim") + ending]
-    described = {"file": place.repository or place.path.name, "format": "a folder of transformers"}
+    described = ConvertedFrom(
+        place.repository or place.path.name, "a folder of transformers", place.commit
+    )
     return _Found(
         loaded.whole,
         dense,
         loaded.normalise,
         read_tokenizer(place.path) if loaded.head else {},
         loaded.folder if loaded.head else None,
-        described | {"commit": place.commit} if place.commit else described,
+        described,
     )
 
 
@@ -253,17 +258,18 @@ def _replaceable(out: Path, *, force: bool) -> frozenset[str]:
         raise OutputError(
             f"{out} holds files and no {RECORD} of sslim convert, so they may be another's", advice
         )
-    record = read_json(out / RECORD, "the record of a converted model", OutputError)
-    if "converted_from" not in record:
-        raise OutputError(f"{out} was not written by sslim convert", advice)
-    files = record.get("files")
-    names = files if isinstance(files, dict) else ONCE_WRITTEN
+    try:
+        names = ConversionFacts.read(out / RECORD).files or ONCE_WRITTEN
+    except OutputError as error:
+        raise OutputError(
+            f"{out} was not written by sslim convert ({error.problem})", advice
+        ) from error
     return frozenset({name for name in names if Path(name).name == name} | {RECORD})
 
 
 def _drop_stale(out: Path, before: frozenset[str]) -> None:
     """Removes what the earlier conversion wrote and this one did not."""
-    now = read_json(out / RECORD, "the record of a converted model", OutputError)["files"]
+    now = ConversionFacts.read(out / RECORD).files
     for name in before - set(now) - {RECORD}:
         with contextlib.suppress(OSError):
             (out / name).unlink(missing_ok=True)
