@@ -28,7 +28,7 @@ from sslim.identity import COMPUTATION, content_of
 from sslim.layout import layout_of
 from sslim.measurements import Benchmark, Machine, Rates
 from tests.models import tiny_teacher
-from tests.test_bench import row
+from tests.test_bench import row as timing
 from tests.test_export import folder_of, loaded_model
 
 
@@ -384,7 +384,7 @@ def test_the_description_of_a_measurement(
 
 def test_busy_machines_are_said() -> None:
     calm = Machine(load_before=0.1, load_during=0.1, load_after=0.1)
-    quiet = Benchmark(results=(row(1.0),), machine=calm)
+    quiet = Benchmark(results=(timing(1.0),), machine=calm)
     assert not quiet.busy
     for disturbed in (
         replace(calm, load_before=0.6),

@@ -89,7 +89,7 @@ def test_every_format_and_layer(
     format: str, layer: str, model: Path, recordings: Path, tmp_path: Path
 ) -> None:
     done = embed(model, recordings, tmp_path / "out", format=format, layer=layer, chunking=SHORT)
-    assert [file["file"] for file in done.files] == [f"long.{format}", f"deep/short.{format}"]
+    assert [file.file for file in done.files] == [f"long.{format}", f"deep/short.{format}"]
     assert done.error is not None
     assert done.error.cosine > 0.9
     extractor = open_extractor(model, layer)

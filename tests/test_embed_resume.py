@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sslim import records
 from sslim.cli import run
 from sslim.deploy import embed as embedding
 from sslim.deploy.embed import embed
@@ -99,7 +100,7 @@ def test_a_finished_recording_that_was_replaced_is_computed_again(
     untouched = (out / "y.npz").stat().st_mtime_ns
     write(audio / "x.wav", 2, 3.0)
     done = embed(model, audio, out, chunking=SHORT, resume=True, say=said.append)
-    assert [file["file"] for file in done.files] == ["x.npz"]
+    assert [file.file for file in done.files] == ["x.npz"]
     assert (out / "y.npz").stat().st_mtime_ns == untouched
     embed(model, audio, tmp_path / "fresh", chunking=SHORT)
     assert np.array_equal(features_of(out / "x.npz"), features_of(tmp_path / "fresh" / "x.npz"))
@@ -278,7 +279,7 @@ def test_a_full_disk_for_the_summary(
     def full(path: Path, data: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(embedding, "write_json", full)
+    monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(OutputError, match=r"cannot write .*embed\.json: No space left"):
         embed(model, tmp_path / "in", tmp_path / "out")
 

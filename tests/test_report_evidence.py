@@ -24,7 +24,7 @@ from sslim.deploy.rates import OPERATIONS, rates
 from sslim.errors import ConfigError, OutputError
 from sslim.identity import COMPUTATION
 from sslim.measurements import ExportFacts
-from sslim.records import RecordError
+from sslim.records import RecordError, to_json
 from sslim.report import figures
 from sslim.report.card import model_card, with_export
 from sslim.report.checklist import checklist, decisions, write_template
@@ -322,7 +322,7 @@ def test_the_machine_is_named_and_its_load_said(student: Path) -> None:
         "vendor": "V",
         "vector_units": ["avx512f", "avx512_bf16"],
         # As `bench` writes them: the rates, which library reached each, and all that were tried.
-        "rates": rates([{"float32": {"onnxruntime MatMul": OPERATIONS / 120.4e9}}]),
+        "rates": to_json(rates([{"float32": {"onnxruntime MatMul": OPERATIONS / 120.4e9}}])),
         "load_before": 3.4,
         "load_after": 4.0,
     }

@@ -320,7 +320,7 @@ def test_the_record_is_moved_last_and_names_every_file(
     assert moved[-1] == "sslim.json"
     assert set(moved) == {path.name for path in (tmp_path / "small").iterdir()}
     record = json.loads((tmp_path / "small" / "sslim.json").read_text())
-    assert record["x"] == 1
+    assert (record["kind"], record["version"]) == ("model", 1)
     assert record["fingerprint"] == load_model(tmp_path / "small").fingerprint
     assert record["files"] == {
         name: hashlib.sha256((tmp_path / "small" / name).read_bytes()).hexdigest()
