@@ -43,7 +43,7 @@ from sslim.train import checkpoint, folder, record
 from sslim.train.beginning import begin, go_on
 from sslim.train.device import choose_precision, device_name
 from sslim.train.folder import RUN_FOLDER
-from sslim.train.heard import clips_to_measure, part, read_audio
+from sslim.train.heard import AudioChoice, clips_to_measure, part, read_audio
 from sslim.train.processes import Processes, find_processes
 from sslim.train.progress import ProgressBar
 from sslim.train.stage import Session, run_stage
@@ -148,6 +148,7 @@ def compress(
     force: bool = False,
     device: str | None = None,
     where: Mapping[str, str] | None = None,
+    mix: Mapping[str, float] | Mapping[Path, float] | None = None,
     revision: str | None = None,
     progress: bool = True,
 ) -> CompressionResult:
@@ -167,6 +168,7 @@ def compress(
         force: replace what `out` holds.
         device: `auto`, `cpu`, `cuda`, ...
         where: rows of a CSV manifest to take, as column -> value.
+        mix: further sources of audio -> their shares of what is heard; `audio` is the rest.
         revision: the branch, tag or commit of a hub id; the same as `owner/name@revision`.
         progress: draw a progress bar on stderr.
 
@@ -183,7 +185,8 @@ def compress(
     out = folder.settled(out)
     check_trackers(config_now.trackers)
     processes = find_processes(config_now.device)
-    folder.keep_inputs_apart(out, teacher, audio)
+    choice = AudioChoice.of(audio, where, mix)
+    folder.keep_inputs_apart(out, teacher, audio, choice.mix)
     with ExitStack() as held, ProgressBar(progress and processes.main) as bar:
         before: dict[str, Any] = {}
         locked = False
@@ -197,11 +200,12 @@ def compress(
             before = record.read_record(out / RUN_FOLDER)
             mended = record.compare_settings(out, before, config_now)
             record.compare_where(out, before, where)
+            record.compare_mix(out, before, choice.mix)
         if processes.agree(float(resume and folder.is_finished(out, before))):
             if processes.main:
-                _check_finished(before, config_now, teacher, audio, where, out, bar)
+                _check_finished(before, config_now, teacher, choice, out, bar)
             return _read_result(out)
-        inputs = _check(config_now, recipe, teacher, audio, where, out, bar, processes)
+        inputs = _check(config_now, recipe, teacher, choice, out, bar, processes)
         if processes.main and resume:
             shards = inputs.audio.training.divided_by_process
             go_on(out, before, inputs.record, config_now, mended, shards=shards, say=bar.say)
@@ -222,8 +226,7 @@ def _check(
     config: RunConfig,
     recipe: str,
     teacher: str | Path,
-    audio: str | Path | Sequence[str | Path],
-    where: Mapping[str, str] | None,
+    choice: AudioChoice,
     out: Path,
     bar: ProgressBar,
     processes: Processes,
@@ -238,7 +241,7 @@ def _check(
     budget.check(plan, layout, config.units)
     layers = check_layers(config.layers, shape.layers)
     bar.say("looking at the audio ...")
-    heard = read_audio(config, audio, where, bar.say)
+    heard = read_audio(config, choice, bar.say)
     folder.keep_audio_apart(out, heard)
     parts = part(config, heard, bar.say)
     bar.say(
@@ -253,8 +256,8 @@ def _check(
             "fingerprint": loaded.fingerprint,
             "commit": loaded.commit,
         },
-        audio={**record.place_of(audio), **heard.summary()},
-        where=where,
+        audio={**record.place_of(choice.audio), "mix": choice.mix, **heard.summary()},
+        where=choice.where,
         device=device_name(processes.device),
         processes=processes.count,
         precision=choose_precision(config.precision, processes.device),
@@ -266,8 +269,7 @@ def _check_finished(
     before: Mapping[str, Any],
     config: RunConfig,
     teacher: str | Path,
-    audio: str | Path | Sequence[str | Path],
-    where: Mapping[str, str] | None,
+    choice: AudioChoice,
     out: Path,
     bar: ProgressBar,
 ) -> None:
@@ -284,9 +286,9 @@ def _check_finished(
             raise
         bar.say(gone.format(f"the teacher {teacher}", error.problem))
     try:
-        record.compare_audio(out, before, read_audio(config, audio, where, bar.say).summary())
+        record.compare_audio(out, before, read_audio(config, choice, bar.say).summary())
     except AudioError as error:
-        if str(audio) != before["audio"].get("source"):
+        if str(choice.audio) != before["audio"].get("source"):
             raise
         bar.say(gone.format("the audio", error.problem))
     folder.clear_after(out)

@@ -52,6 +52,14 @@ def compress(
             metavar="COLUMN=VALUE", help="Only these rows of a CSV manifest. Can be repeated."
         ),
     ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=SHARE",
+            help="More audio, and its share of what is heard: other.csv=0.2; AUDIO is the rest. "
+            "Can be repeated.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that is in OUT.")
     ] = False,
@@ -69,7 +77,7 @@ def compress(
     # Answered here, without torch: whatever can be wrong with the words that were typed.
     if resume and force:
         raise ConfigError("both --resume and --force were given", "Give one of them")
-    columns = parse_where(where or ())
+    columns, shares = parse_where(where or ()), parse_mix(mix or ())
     from sslim.recipes import resolve
 
     resolve(
@@ -96,6 +104,7 @@ def compress(
         force=force,
         device=device,
         where=columns,
+        mix=shares,
         revision=revision,
         progress=True,
     )
@@ -132,3 +141,26 @@ def parse_where(conditions: Sequence[str]) -> dict[str, str]:
             )
         columns[column.strip()] = value.strip()
     return columns
+
+
+def parse_mix(sources: Sequence[str]) -> dict[str, float]:
+    """`["other.csv=0.2"]` as `{"other.csv": 0.2}`.
+
+    Raises:
+        ConfigError: a source has no share, or is named twice.
+    """
+    shares: dict[str, float] = {}
+    for source in sources:
+        path, _, share = source.rpartition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            path = ""
+        if not path.strip():
+            raise ConfigError(
+                f"--mix needs a source and its share, got '{source}'", "Write --mix other.csv=0.2"
+            )
+        if path in shares:
+            raise ConfigError(f"--mix names {path} twice", "Give each source one share")
+        shares[path] = number
+    return shares

@@ -165,6 +165,24 @@ def compare_where(out: Path, before: Mapping[str, Any], where: Mapping[str, str]
         )
 
 
+def compare_mix(out: Path, before: Mapping[str, Any], mix: Mapping[str, float]) -> None:
+    """Refuses other shares; whether the sources are the same, their contents say (`compare_audio`).
+
+    Raises:
+        ConfigError: other shares were asked for.
+    """
+    old = before["audio"].get("mix") or {}
+    if list(old.values()) != list(mix.values()):
+        one, two = (
+            " ".join(f"--mix {path}={share:g}" for path, share in shares.items()) or "no --mix"
+            for shares in (old, mix)
+        )
+        raise ConfigError(
+            f"the run in {out} was started with {one}, not with {two}",
+            f"resume with {one}, {ANEW}",
+        )
+
+
 def compare_audio(out: Path, before: Mapping[str, Any], audio: Mapping[str, Any]) -> None:
     """Refuses other audio, by what is in it and not by where it lies.
 
