@@ -369,7 +369,7 @@ def test_the_description_of_a_measurement(
     for result in facts["results"]:
         assert len(result["fingerprint"]) == len(result["model_fingerprint"]) == 64
         assert result["parts"]["whole"]["of_rate"] > 0
-        assert row["parts"]["whole"]["seconds"] == row["median"]
+        assert result["parts"]["whole"]["seconds"] == result["median"]
     assert torch_row["model_fingerprint"] == onnx["model_fingerprint"] != onnx["fingerprint"]
     assert set(onnx["parts"]) == {*PARTS, "whole"}
     # The same operations in the same time are less of a faster rate.

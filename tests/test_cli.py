@@ -72,7 +72,8 @@ def test_compress_passes_everything_on(behind: Any, capsys: Any, tmp_path: Path)
     file.write_text("seed = 3\n")
     words = (
         f"compress teacher/ audio out --params 25% --recipe demo --config {file} --set seed=1 "
-        "--set stage1.updates=5 --force --device cpu --where split=train --where name=a=b --revision v1"
+        "--set stage1.updates=5 --force --device cpu --where split=train --where name=a=b --revision v1 "
+        "--mix b.csv=0.25 --mix a=b=.5"
     )
     assert cli.run(words.split()) == 0
     (arguments, options) = compress.calls[0]
@@ -87,6 +88,7 @@ def test_compress_passes_everything_on(behind: Any, capsys: Any, tmp_path: Path)
         "force": True,
         "device": "cpu",
         "where": {"split": "train", "name": "a=b"},
+        "mix": {"b.csv": 0.25, "a=b": 0.5},
         "revision": "v1",
         "progress": True,
     }
@@ -99,7 +101,7 @@ def test_compress_has_defaults(behind: Any) -> None:
     options = compress.calls[0][1]
     assert (options["recipe"], options["device"]) == ("paper", "auto")
     assert (options["sparsity"], options["params"], options["resume"]) == (0.75, None, True)
-    assert (list(options["settings"]), options["where"]) == ([], {})
+    assert (list(options["settings"]), options["where"], options["mix"]) == ([], {}, {})
 
 
 def test_convert_passes_everything_on(behind: Any, capsys: Any) -> None:
@@ -162,6 +164,10 @@ def test_demo_passes_everything_on(behind: Any) -> None:
         ("compress t a o --config none.toml", "none.toml"),
         ("compress t a o --where split", "column=value"),
         ("compress t a o --where a=1 --where a=2", "twice"),
+        ("compress t a o --mix b.csv", "--mix other.csv=0.2"),
+        ("compress t a o --mix =0.2", "--mix other.csv=0.2"),
+        ("compress t a o --mix b.csv=much", "--mix other.csv=0.2"),
+        ("compress t a o --mix b=0.2 --mix b=0.1", "twice"),
         ("compress t a o --device tpu", "device"),
         ("compress t a o --resume --force", "Give one of them"),
         ("demo --set sed=1", "did you mean seed?"),

@@ -178,6 +178,17 @@ def a_share_of_the_operations_is_met_in_operations(done: Done) -> None:
     assert facts["config"]["budget_quantity"] == "macs"
 
 
+@promises(r"^compress .*--mix recordings/=0.2")
+def each_source_is_heard_by_its_share(done: Done) -> None:
+    for stage in ("stage1", "stage2"):
+        figures = re.search(rf"{stage}: heard ([\d.]+) s, ([\d.]+) s of the sources", done.stderr)
+        assert figures
+        main, mixed = map(float, figures.groups())
+        assert abs(mixed / (main + mixed) - 0.2) < 0.07
+    record = json.loads(Path(done.arguments[2], "run", "run.json").read_text())
+    assert record["audio"]["mix"] == {"recordings/": 0.2}
+
+
 @promises(r"^compress .*--recipe fast")
 def the_recipe_is_the_one_named(done: Done) -> None:
     facts = json.loads(Path(done.arguments[2], "sslim.json").read_text())

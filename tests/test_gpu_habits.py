@@ -466,7 +466,7 @@ def test_batches_are_pinned_for_a_gpu_alone(
         raise OpenedError(settings["pin_memory"])
 
     processes = Processes(0, 1, torch.device(device))
-    monkeypatch.setattr(stage_module, "Batches", batches)
+    monkeypatch.setattr(stage_module, "UpdateStream", batches)
     monkeypatch.setattr(Task, "to", lambda self, device: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **options: self)
     monkeypatch.setattr("sslim.story.find_processes", lambda *args: processes)

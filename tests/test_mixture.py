@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
 
 from sslim.audio import Skipped, read_source
 from sslim.audio.batch import Batch
@@ -18,7 +23,9 @@ from sslim.audio.held_out import HeldOutClips
 from sslim.audio.mixture import Mixture
 from sslim.audio.shards import find_shards
 from sslim.audio.source import Source, StreamSettings
-from sslim.errors import AudioError
+from sslim.errors import AudioError, ConfigError, OutputError
+from sslim.story import compress
+from tests.models import tiny_teacher
 from tests.test_shards import no_loss, noise, webdataset
 
 SETTINGS = StreamSettings(seconds_per_update=8.0, seconds_per_batch=2.0, max_seconds=1.0, seed=3)
@@ -212,3 +219,117 @@ def test_a_source_that_is_gone_stops_the_run_after_a_while(tmp_path: Path) -> No
     assert {Path(item.path).parent.name for item in lost} == {"two"}
     assert np.isclose(stream.seconds_heard[1], 0.0)
     assert stream.seconds_heard[0] > 4.0 * 0.7 * updates
+
+
+# --- a run that hears several sources ------------------------------------------------------------------
+
+RUN = (
+    "seconds_per_update=4",
+    "seconds_per_batch=1",
+    "audio.min_seconds=0.2",
+    "audio.max_seconds=1",
+    "precision=float32",
+    "workers=0",
+    "stage1.updates=10",
+    "stage2.updates=4",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed")
+    tiny_teacher("hubert").save_pretrained(folder / "teacher")
+    files(folder / "audio")
+    files(folder / "other", 9)
+    webdataset(folder / "shards")
+    return folder
+
+
+def run(place: Path, out: Path, shares: dict[str, float], *more: str, **options: Any) -> Any:
+    return compress(
+        place / "teacher",
+        place / "audio",
+        out,
+        params="60%",
+        settings=[*RUN, *more],
+        mix={place / name: share for name, share in shares.items()},
+        **{"progress": False} | options,
+    )
+
+
+@pytest.mark.parametrize("other", ["other", "shards"])
+def test_a_run_hears_each_source_by_its_share(
+    other: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(place, tmp_path / "out", {other: 0.25}, progress=True)
+    said = " ".join(capsys.readouterr().err.split())
+    for stage, updates in (("stage1", 10), ("stage2", 4)):
+        figures = re.search(rf"{stage}: heard ([\d.]+) s, ([\d.]+) s of the sources", said)
+        assert figures, said
+        main, mixed = map(float, figures.groups())
+        assert mixed / (main + mixed) == pytest.approx(0.25, abs=0.07)
+        assert main + mixed == pytest.approx(4.0 * updates, rel=0.2)
+    record = json.loads((tmp_path / "out" / "run" / "run.json").read_text())["audio"]
+    assert record["mix"] == {str(place / other): 0.25}
+    assert [part["share"] for part in record["parts"]] == [0.75, 0.25]
+    held = json.loads((tmp_path / "out" / "run" / "held_out.json").read_text())
+    assert len(held["parts"]) == 2
+    kinds = {"other": "by file (5 of 20); by file (2 of 9)"}
+    assert held["chosen"] == kinds.get(other, "by file (5 of 20); by clip (6 of 24)")
+    assert result.held_out["chosen"] == held["chosen"]
+    assert result.held_out["utterances"] == 5 + (2 if other == "other" else 6)
+    facts = json.loads((tmp_path / "out" / "sslim.json").read_text())["audio"]
+    assert facts["described"].startswith("75% from 15 utterances")
+    assert str(place) not in json.dumps(facts), "the folder may be published"
+    assert "75% from 15 utterances" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_resumed_run_hears_the_same_mixture(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sslim.story._recovery_stage", interrupt)
+        run(place, tmp_path / "out", {"other": 0.25})
+    for shares in ({"other": 0.5}, {}, {"other": 0.25, "shards": 0.1}):
+        with pytest.raises(ConfigError, match=r"was started with --mix .*other=0.25, not with"):
+            run(place, tmp_path / "out", shares, resume=True)
+    with pytest.raises(ConfigError, match="the audio is not what the run"):
+        run(place, tmp_path / "out", {"shards": 0.25}, resume=True)
+    run(place, tmp_path / "out", {"other": 0.25}, resume=True)
+    run(place, tmp_path / "whole", {"other": 0.25})
+    run(place, tmp_path / "alone", {})
+    out, whole, alone = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole", "alone")
+    )
+    assert all(torch.equal(out[name], whole[name]) for name in whole)
+    assert any(
+        out[name].shape != alone[name].shape or not torch.equal(out[name], alone[name])
+        for name in whole
+    )
+    with pytest.raises(ConfigError, match="was started with --mix"):  # a finished run as well
+        run(place, tmp_path / "out", {}, resume=True)
+
+
+def test_what_is_wrong_with_a_mixture_is_said_before_anything_is_made(
+    place: Path, tmp_path: Path
+) -> None:
+    for shares, expected in (
+        ({"other": 1.0}, "between 0 and 1, got 1"),
+        ({"other": -0.1}, "between 0 and 1, got -0.1"),
+        ({"other": float("nan")}, "between 0 and 1, got nan"),
+        ({"other": 0.5, "shards": 0.5}, "sum to 1, which leaves AUDIO nothing"),
+        ({"other": 0.04}, r"the share 0.04 of .*other is 0.16 s of each update"),
+        ({"other": 0.96}, r"the share 0.04 of AUDIO is 0.16 s of each update"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            run(place, tmp_path / "out", shares)
+    with pytest.raises(AudioError, match="gone does not exist"):
+        run(place, tmp_path / "out", {"gone": 0.25})
+    with pytest.raises(ConfigError, match="target_cache_gib"):
+        run(place, tmp_path / "out", {"shards": 0.25}, "target_cache_gib=1")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(OutputError, match=r"audio .* lies in the output folder"):
+        run(place, place / "other", {"other": 0.25}, force=True)

@@ -21,6 +21,7 @@ from sslim.backbone.places import find
 from sslim.config import RunConfig
 from sslim.recipes import resolve
 from sslim.runs import folder
+from sslim.runs.audio import AudioChoice
 from sslim.steps.decide import decide
 from sslim.steps.inputs import Request, check, check_finished
 from sslim.steps.joint import joint
@@ -54,6 +55,7 @@ def compress(
     force: bool = False,
     device: str | None = None,
     where: Mapping[str, str] | None = None,
+    mix: Mapping[str, float] | Mapping[Path, float] | None = None,
     revision: str | None = None,
     progress: bool = True,
 ) -> CompressionResult:
@@ -73,6 +75,7 @@ def compress(
         force: replace what `out` holds.
         device: `auto`, `cpu`, `cuda`, ...
         where: rows of a CSV manifest to take, as column -> value.
+        mix: further sources of audio -> their shares of what is heard; `audio` is the rest.
         revision: the branch, tag or commit of a hub id; the same as `owner/name@revision`.
         progress: draw a progress bar on stderr.
 
@@ -83,7 +86,7 @@ def compress(
     began = time.perf_counter()
     request = Request(
         teacher=teacher if revision is None else find(teacher, revision).name,
-        audio=audio,
+        audio=AudioChoice.of(audio, where, mix),
         out=folder.settled(out),
         recipe=recipe,
         config=resolve(
@@ -94,7 +97,6 @@ def compress(
             sparsity=sparsity,
             device=device,
         ),
-        where=where,
         resume=resume,
         force=force,
     )

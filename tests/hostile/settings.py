@@ -145,6 +145,25 @@ PARAMS = (
     "[/red]",
     "25%;id",
 )
+MIXES = (
+    "",
+    "=",
+    "x",
+    "=0.2",
+    "{speech}=",
+    "{speech}=1",
+    "{speech}=0",
+    "{speech}=-0.2",
+    "{speech}=nan",
+    "{speech}=inf",
+    "{speech}=5e-324",
+    "{speech}=0.9999999999999999",
+    "{in}/gone=0.2",
+    "/dev/zero=0.2",
+    "~nosuchuser/x=0.2",
+    "[/red]=0.2",
+    "n" * 300 + "=0.2",
+)
 SPARSITY = (
     "nan",
     "inf",
@@ -234,6 +253,11 @@ def cases() -> Iterator[Case]:
         yield Case(
             f"params-{number}", "method", words, expected, f"--params {value}"[:60], seconds=40
         )
+    for number, value in enumerate(MIXES):
+        words = ("compress", "{teacher}", "{speech}", "{out}", "{tiny}", "--mix", value)
+        quick = value in ("{speech}=nan", "/dev/zero=0.2")
+        why = f"--mix {value}"[:60]
+        yield Case(f"mix-{number}", "method", words, refused(), why, quick=quick, seconds=40)
     for number, value in enumerate(SPARSITY):
         words = (
             "compress",

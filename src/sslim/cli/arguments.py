@@ -61,3 +61,26 @@ def parse_where(conditions: Sequence[str]) -> dict[str, str]:
             )
         columns[column.strip()] = value.strip()
     return columns
+
+
+def parse_mix(sources: Sequence[str]) -> dict[str, float]:
+    """`["other.csv=0.2"]` as `{"other.csv": 0.2}`.
+
+    Raises:
+        ConfigError: a source has no share, or is named twice.
+    """
+    shares: dict[str, float] = {}
+    for source in sources:
+        path, _, share = source.rpartition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            path = ""
+        if not path.strip():
+            raise ConfigError(
+                f"--mix needs a source and its share, got '{source}'", "Write --mix other.csv=0.2"
+            )
+        if path in shares:
+            raise ConfigError(f"--mix names {path} twice", "Give each source one share")
+        shares[path] = number
+    return shares

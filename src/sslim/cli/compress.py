@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sslim.cli.arguments import Device, OutFolder, Revision, Setting, Where, parse_where
+from sslim.cli.arguments import Device, OutFolder, Revision, Setting, Where, parse_mix, parse_where
 from sslim.errors import ConfigError
 
 
@@ -43,6 +43,14 @@ def compress(
     ] = None,
     settings: Setting = None,
     where: Where = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=SHARE",
+            help="More audio, and its share of what is heard: other.csv=0.2; AUDIO is the rest. "
+            "Can be repeated.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that is in OUT.")
     ] = False,
@@ -57,7 +65,7 @@ def compress(
     # Answered here, without torch: whatever can be wrong with the words that were typed.
     if resume and force:
         raise ConfigError("both --resume and --force were given", "Give one of them")
-    columns = parse_where(where or ())
+    columns, shares = parse_where(where or ()), parse_mix(mix or ())
     from sslim.recipes import resolve
 
     resolve(
@@ -84,6 +92,7 @@ def compress(
         force=force,
         device=device,
         where=columns,
+        mix=shares,
         revision=revision,
         progress=True,
     )

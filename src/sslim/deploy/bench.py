@@ -27,7 +27,6 @@ from sslim.deploy.worker import KINDS
 from sslim.errors import ConfigError, SslimError
 from sslim.identity import COMPUTATION
 from sslim.measurements import Benchmark, Rates, Timing
-from sslim.records import Interval
 
 RUNTIMES = ("torch", "bfloat16", "transformers", "onnx", "onnx-int8")
 NOISY = 0.15

@@ -54,6 +54,8 @@ class AudioFacts:
     bytes: int | None = None
     kind: str | None = None
     """Of shards: `webdataset` or `shar`."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Further sources, as the user called them -> their shares; empty where the folder may be published."""
     parts: tuple[dict[str, Any], ...] | None = None
     """Of a mixture: the same of each source, with its share."""
 

@@ -54,7 +54,10 @@ def settled(out: str | Path) -> Path:
 
 
 def keep_inputs_apart(
-    out: Path, teacher: str | Path, audio: str | Path | Sequence[str | Path]
+    out: Path,
+    teacher: str | Path,
+    audio: str | Path | Sequence[str | Path],
+    mix: Iterable[str] = (),
 ) -> None:
     """The result must not be written over what it is made from.
 
@@ -62,7 +65,8 @@ def keep_inputs_apart(
         OutputError: the teacher or the audio lies in `out`.
     """
     inputs = [("teacher", teacher)]
-    inputs += [("audio", one) for one in ([audio] if isinstance(audio, str | Path) else audio)]
+    main = [audio] if isinstance(audio, str | Path) else audio
+    inputs += [("audio", one) for one in (*main, *mix)]
     _refuse_inside(out, inputs)
 
 

@@ -67,11 +67,13 @@ def new_record(
     )
 
 
-def audio_facts(called: str | Path | Sequence[str | Path], audio: Source) -> AudioFacts:
+def audio_facts(
+    called: str | Path | Sequence[str | Path], audio: Source, mix: Mapping[str, float] | None = None
+) -> AudioFacts:
     """What is heard, and where it lies: as the user called it, and so that it is found from any folder."""
     single = isinstance(called, str | Path)
     path = os.path.abspath(os.path.expanduser(str(called))) if single else ""
-    return AudioFacts(source=str(called), path=path, **audio.summary())
+    return AudioFacts(source=str(called), path=path, mix=dict(mix or {}), **audio.summary())
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -154,6 +156,24 @@ def compare_where(out: Path, before: RunRecord, where: Mapping[str, str] | None)
             f"the run in {out} was started with {options or 'no --where'}, not with "
             f"{' '.join(f'--where {column}={value}' for column, value in new.items()) or 'none'}",
             f"resume with {options or 'no --where'}, {ANEW}",
+        )
+
+
+def compare_mix(out: Path, before: RunRecord, mix: Mapping[str, float]) -> None:
+    """Refuses other shares; whether the sources are the same, their contents say (`compare_audio`).
+
+    Raises:
+        ConfigError: other shares were asked for.
+    """
+    old = before.audio.mix
+    if list(old.values()) != list(mix.values()):
+        one, two = (
+            " ".join(f"--mix {path}={share:g}" for path, share in shares.items()) or "no --mix"
+            for shares in (old, mix)
+        )
+        raise ConfigError(
+            f"the run in {out} was started with {one}, not with {two}",
+            f"resume with {one}, {ANEW}",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sslim.errors import AudioError, TeacherError
 from sslim.prune.budget import Budget
 from sslim.recipes import Known, complete
 from sslim.runs import folder, record
-from sslim.runs.audio import part, read_audio
+from sslim.runs.audio import AudioChoice, part, read_audio
 from sslim.runs.facts import RunRecord, TeacherFacts
 from sslim.train.processes import Processes
 
@@ -29,12 +29,11 @@ class Request:
     """What the user asked for."""
 
     teacher: str | Path
-    audio: str | Path | Sequence[str | Path]
+    audio: AudioChoice
     out: Path
     recipe: str
     config: RunConfig
     """The recipe with all that was edited, checked by itself."""
-    where: Mapping[str, str] | None
     resume: bool
     force: bool
 
@@ -71,7 +70,7 @@ def check(request: Request, processes: Processes, say: Say) -> Inputs:
     budget.check(plan, layout, config.units)
     layers = check_layers(config.layers, shape.layers)
     say("looking at the audio ...")
-    source = read_audio(config, request.audio, request.where, say)
+    source = read_audio(config, request.audio, say)
     folder.keep_audio_apart(request.out, source)
     audio = part(config, source, say)
     say(
@@ -82,8 +81,8 @@ def check(request: Request, processes: Processes, say: Say) -> Inputs:
         config,
         recipe=request.recipe,
         teacher=TeacherFacts(teacher.source, teacher.fingerprint, teacher.commit),
-        audio=record.audio_facts(request.audio, source),
-        where=request.where,
+        audio=record.audio_facts(request.audio.audio, source, request.audio.mix),
+        where=request.audio.where,
         device=device_name(processes.device),
         processes=processes.count,
         precision=choose_precision(config.precision, processes.device),
@@ -114,10 +113,10 @@ def check_finished(before: RunRecord, request: Request, say: Say) -> None:
             raise
         say(gone.format(f"the teacher {request.teacher}", error.problem))
     try:
-        source = read_audio(request.config, request.audio, request.where, say)
-        record.compare_audio(out, before, record.audio_facts(request.audio, source))
+        source = read_audio(request.config, request.audio, say)
+        record.compare_audio(out, before, record.audio_facts(request.audio.audio, source))
     except AudioError as error:
-        if str(request.audio) != before.audio.source:
+        if str(request.audio.audio) != before.audio.source:
             raise
         say(gone.format("the audio", error.problem))
     folder.clear_after(out)

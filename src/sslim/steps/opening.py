@@ -49,7 +49,8 @@ def look(request: Request, processes: Processes, held: ExitStack) -> Before:
         ConfigError: the run that is resumed had other settings.
     """
     out = request.out
-    folder.keep_inputs_apart(out, request.teacher, request.audio)
+    choice = request.audio
+    folder.keep_inputs_apart(out, request.teacher, choice.audio, choice.mix)
     locked = False
     if processes.main:
         folder.check_writable(out, resume=request.resume, force=request.force)
@@ -60,7 +61,8 @@ def look(request: Request, processes: Processes, held: ExitStack) -> Before:
         return Before(None, False, {}, locked)
     before = record.read_record(out / RUN_FOLDER)
     mended = record.compare_settings(out, before, request.config)
-    record.compare_where(out, before, request.where)
+    record.compare_where(out, before, choice.where)
+    record.compare_mix(out, before, choice.mix)
     finished = processes.agree(float(folder.is_finished(out, before))) > 0
     return Before(before, finished, mended, locked)
 

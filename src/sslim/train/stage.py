@@ -124,6 +124,9 @@ def run_stage(
                 on_progress=on_progress if processes.main else None,
                 on_warning=session.progress.say,
             )
+            if len(stream.seconds_heard) > 1:
+                heard = ", ".join(f"{seconds:.1f} s" for seconds in stream.seconds_heard)
+                session.progress.say(f"{stage}: heard {heard} of the sources, in their order")
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
