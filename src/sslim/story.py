@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 
 from sslim.audio.held_out import HeldOut
 from sslim.audio.shards import Shards
-from sslim.backbone.loading import LoadedModel, load_model
+from sslim.backbone.loaded import LoadedModel
+from sslim.backbone.loading import load_model
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.places import find
 from sslim.backbone.saving import save_folder, under_head

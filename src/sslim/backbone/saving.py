@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from sslim.backbone import modeling_sslim
 from sslim.backbone.families import family_of, register
-from sslim.backbone.loading import LoadedModel, load_model, quiet_transformers
+from sslim.backbone.loaded import LoadedModel
+from sslim.backbone.loading import load_model, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.places import exists
 from sslim.backbone.processing import preprocessor, read_tokenizer

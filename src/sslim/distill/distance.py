@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.waveforms import normalise
 from sslim.distill.losses import distillation_loss
-from sslim.distill.task import Projections, normalise
+from sslim.distill.task import Projections
 from sslim.plan import SAMPLING_RATE
 
 

@@ -16,8 +16,9 @@ from torch import nn
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of
+from sslim.backbone.waveforms import normalise
 from sslim.distill.losses import distillation_loss
-from sslim.distill.task import DistillationTask, normalise
+from sslim.distill.task import DistillationTask
 from sslim.errors import BudgetError
 from sslim.plan import LayerPlan, PruningPlan
 from sslim.prune.surgery import cut

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of
+from sslim.backbone.waveforms import normalise
 from sslim.distill.cache import TargetCache
 from sslim.distill.losses import distillation_loss
 from sslim.errors import ConfigError
@@ -48,11 +48,6 @@ def check_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
             f"give numbers from 0 (feature projection) to {depth}",
         )
     return tuple(sorted(set(layers)))
-
-
-def normalise(waveforms: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit variance per row, as the feature extractors of large models do."""
-    return F.layer_norm(waveforms, waveforms.shape[-1:], eps=1e-7)
 
 
 class Projections(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sslim import identity
+from sslim.backbone.frozen import Frozen
 from sslim.device import choose_device, device_name
 from sslim.errors import ConfigError
 from sslim.evaluate.classification import check_answers
@@ -25,7 +26,7 @@ from sslim.evaluate.outcome import Outcome, difference, interval, joined
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
 from sslim.evaluate.splits import check_parts, check_speakers
 from sslim.evaluate.tasks import Task, get_task
-from sslim.evaluate.upstream import FBANK, Upstream, open_upstream
+from sslim.evaluate.upstream import FBANK, open_upstream
 from sslim.files import write_json
 from sslim.version import versions
 
@@ -109,7 +110,7 @@ def json_ready(value: Any) -> Any:
 
 
 def evaluate(
-    models: Sequence[str | Path | Upstream],
+    models: Sequence[str | Path | Frozen],
     task: str,
     data: str | Path | LabelledClips,
     *,
@@ -196,11 +197,11 @@ def evaluate(
         parts = [_shuffled(part, what) for part in parts]
     upstreams = [
         model
-        if isinstance(model, Upstream)
+        if isinstance(model, Frozen)
         else open_upstream(model, device=device, precision=precision)
         for model in models
     ]
-    names = _names([one.name if isinstance(one, Upstream) else one for one in models])
+    names = _names([one.name if isinstance(one, Frozen) else one for one in models])
     results: list[Result] = []
     kept: list[dict[str, Outcome]] = []
     for upstream, name in zip(upstreams, names, strict=True):
@@ -262,8 +263,8 @@ def _check_test_answers(data: LabelledClips, heard: Sequence[Clip], task: Task) 
     return notes
 
 
-def _is_floor(model: str | Path | Upstream) -> bool:
-    return (model.name if isinstance(model, Upstream) else str(model)) == FBANK
+def _is_floor(model: str | Path | Frozen) -> bool:
+    return (model.name if isinstance(model, Frozen) else str(model)) == FBANK
 
 
 def _suspicions(results: Sequence[Result]) -> list[str]:
@@ -296,7 +297,7 @@ def _check_score(result: str, task: Task, outcomes: Mapping[str, Outcome]) -> No
 
 
 def _one(
-    upstream: Upstream,
+    upstream: Frozen,
     task: Task,
     parts: Sequence[LabelledClips],
     conditions: Sequence[Condition],
