@@ -20,7 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sslim.backbone.frozen import Frozen
-from sslim.evaluate.clips import Clip, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip
 from sslim.evaluate.upstream import open_upstream
 
 

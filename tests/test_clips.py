@@ -14,7 +14,7 @@ from sslim.cli import run as command_line
 from sslim.demo import teacher_path
 from sslim.errors import AudioError, ConfigError
 from sslim.evaluate import corpora
-from sslim.evaluate.clips import read_clips
+from sslim.evaluate.clip_table import read_clips
 from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.splits import check_parts, check_speakers

@@ -22,7 +22,7 @@ from sslim.cli import run as command_line
 from sslim.errors import AudioError, ConfigError, TrainingError
 from sslim.evaluate import run as run_module
 from sslim.evaluate import suite
-from sslim.evaluate.clips import read_clips
+from sslim.evaluate.clip_table import read_clips
 from sslim.evaluate.conditions import named_conditions, noise_conditions
 from sslim.evaluate.diarisation import read_rttm
 from sslim.evaluate.features import FeatureStore

@@ -17,7 +17,8 @@ from sslim.backbone.frozen import Frozen
 from sslim.cli import run as command_line
 from sslim.evaluate import cache as cache_module
 from sslim.evaluate import features
-from sslim.evaluate.clips import LabelledClips, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import LabelledClips
 from sslim.evaluate.features import FeatureStore, compact
 from sslim.evaluate.upstream import open_upstream
 from tests import sounds

@@ -21,7 +21,8 @@ from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from sslim import identity
 from sslim.backbone.frozen import Frozen
-from sslim.evaluate.clips import Clip, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip
 from sslim.evaluate.conditions import named_conditions, noise_conditions, reverberation, speed
 from sslim.evaluate.fbank import LogMel
 from sslim.evaluate.features import FeatureStore

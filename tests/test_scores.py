@@ -18,7 +18,8 @@ from sslim.audio import read_source
 from sslim.demo import teacher_path
 from sslim.errors import AudioError, ConfigError, TeacherError
 from sslim.evaluate import conditions
-from sslim.evaluate.clips import LabelledClips, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import LabelledClips
 from sslim.evaluate.diarisation import activity, permutation_loss, segments_of
 from sslim.evaluate.fidelity import fidelity
 from sslim.evaluate.fitting import Schedule, fit

@@ -19,7 +19,8 @@ from sslim.backbone.frozen import Frozen
 from sslim.device import choose_device, device_name
 from sslim.errors import ConfigError
 from sslim.evaluate.classification import check_answers
-from sslim.evaluate.clips import Clip, LabelledClips, folded, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip, LabelledClips, folded
 from sslim.evaluate.fitting import CPU
 from sslim.evaluate.groups import GroupReport, group_report, members_of
 from sslim.evaluate.outcome import Outcome, difference, interval, joined
@@ -130,7 +131,7 @@ def evaluate(
     Args:
         models: folders, hub ids, `fbank`, or what is opened already; differences are to the first.
         task: a name in `tasks.TASKS`.
-        data: a CSV of labelled clips (see `clips`).
+        data: a CSV of labelled clips (see `clip_table`).
         where: rows to take, as column -> value.
         split_column: where train, valid and test are written.
         folds: a column whose every value is the test part once (emotion recognition by session).
