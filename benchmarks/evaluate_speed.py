@@ -96,13 +96,13 @@ def main() -> None:
     for name in arguments.models or random_models(Path(made.name)):
         for precision in ("float32", "bfloat16"):
             upstream = open_upstream(name, precision=precision)
-            upstream.extract(batch)
+            upstream.hidden_states(batch)
             paces = []
             for _ in range(arguments.rounds):
                 began = time.perf_counter()
                 done = 0
                 while done < arguments.clips:
-                    upstream.extract(batch).mean(axis=2)
+                    upstream.hidden_states(batch).mean(axis=2)
                     done += rows_at_once
                 paces.append(done * arguments.seconds / (time.perf_counter() - began))
             pace = float(np.median(paces))

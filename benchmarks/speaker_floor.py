@@ -19,13 +19,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sslim.evaluate.clips import Clip, read_clips
-from sslim.evaluate.upstream import Upstream, open_upstream
+from sslim.backbone.frozen import Frozen
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip
+from sslim.evaluate.upstream import open_upstream
 
 
-def statistics(upstream: Upstream, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
+def statistics(upstream: Frozen, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation over time, (clips, layers, width) each."""
-    states = [upstream.extract(clip.waveform()[None])[0] for clip in clips]
+    states = [upstream.hidden_states(clip.waveform()[None])[0] for clip in clips]
     return np.stack([x.mean(axis=1) for x in states]), np.stack([x.std(axis=1) for x in states])
 
 

@@ -14,7 +14,7 @@ from sslim.cli import run as command_line
 from sslim.demo import teacher_path
 from sslim.errors import AudioError, ConfigError
 from sslim.evaluate import corpora
-from sslim.evaluate.clips import read_clips
+from sslim.evaluate.clip_table import read_clips
 from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.splits import check_parts, check_speakers
@@ -153,7 +153,7 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
 
     from dataclasses import replace
 
-    deaf = replace(upstream, extract=refuse)
+    deaf = replace(upstream, hidden_states=refuse)
     assert np.array_equal(store.pooled(deaf, data.clips), pooled)
     some = [7, 3, 12]  # another task's split, another fold
     assert np.array_equal(store.pooled(deaf, [data.clips[i] for i in some]), pooled[some])
@@ -177,8 +177,8 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
 def test_a_batch_gives_what_clips_alone_give(tmp_path: Path) -> None:
     data = read_clips(sounds.labelled(tmp_path, clips=8))
     upstream = open_upstream(teacher_path())
-    together = upstream.extract(np.stack([clip.waveform() for clip in data.clips]))
-    alone = [upstream.extract(clip.waveform()[None])[0] for clip in data.clips]
+    together = upstream.hidden_states(np.stack([clip.waveform() for clip in data.clips]))
+    alone = [upstream.hidden_states(clip.waveform()[None])[0] for clip in data.clips]
     assert np.allclose(together, np.stack(alone), atol=1e-4)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from sslim.audio.blocks import read_blocks
+from sslim.backbone.frozen import ALL, LAST, Frozen, Layer
 from sslim.backbone.saving import save_folder
 from sslim.cli import run
 from sslim.deploy import embed as embedding
@@ -32,15 +33,25 @@ HOP, FIELD = 320, 400
 def local() -> Extractor:
     """A model without context: each frame is what it reads, so any cut must give the whole."""
 
-    def extract(waveforms: list[np.ndarray]) -> list[np.ndarray]:
-        found = []
-        for waveform in waveforms:
-            count = (len(waveform) - FIELD) // HOP + 1
-            index = np.arange(count)[:, None] * HOP + np.arange(FIELD)
-            found.append(waveform[index].astype(np.float32))
-        return found
+    def hidden_states(waveforms: np.ndarray, layer: Layer = ALL) -> np.ndarray:
+        count = (waveforms.shape[1] - FIELD) // HOP + 1
+        index = np.arange(count)[:, None] * HOP + np.arange(FIELD)
+        return waveforms[:, index]
 
-    return Extractor(extract, HOP, FIELD, "local", "local")
+    model = Frozen(
+        name="local",
+        layers=1,
+        width=FIELD,
+        hop=HOP,
+        shortest=FIELD,
+        parameters=0,
+        macs_per_second=0,
+        fingerprint="local",
+        model_fingerprint="local",
+        numbers="",
+        hidden_states=hidden_states,
+    )
+    return Extractor(model, LAST)
 
 
 @given(

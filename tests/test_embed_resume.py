@@ -134,12 +134,12 @@ def test_float32_int8_and_torch_are_never_mixed(
             else:
                 with pytest.raises(ConfigError, match="fingerprint is"):
                     embed(other, tmp_path / "in", out, resume=True)
-    extractors = [open_extractor(contestant) for contestant in contestants]
-    assert len({one.fingerprint for one in extractors}) == 3
-    assert len({one.model_fingerprint for one in extractors}) == 1
+    models = [open_extractor(contestant).model for contestant in contestants]
+    assert len({one.fingerprint for one in models}) == 3
+    assert len({one.model_fingerprint for one in models}) == 1
     facts = summary_of(tmp_path / "1")
     assert facts["fingerprint"] == content_of(files[0])
-    assert facts["model_fingerprint"] == extractors[0].fingerprint
+    assert facts["model_fingerprint"] == models[0].fingerprint
     assert facts["computation"] == COMPUTATION
 
 

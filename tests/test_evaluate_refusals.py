@@ -17,11 +17,12 @@ import soundfile
 import torch
 
 from sslim import identity
+from sslim.backbone.frozen import Frozen
 from sslim.cli import run as command_line
 from sslim.errors import AudioError, ConfigError, TrainingError
 from sslim.evaluate import run as run_module
 from sslim.evaluate import suite
-from sslim.evaluate.clips import read_clips
+from sslim.evaluate.clip_table import read_clips
 from sslim.evaluate.conditions import named_conditions, noise_conditions
 from sslim.evaluate.diarisation import read_rttm
 from sslim.evaluate.features import FeatureStore
@@ -30,7 +31,7 @@ from sslim.evaluate.outcome import Outcome
 from sslim.evaluate.probe import fit_heads
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
-from sslim.evaluate.upstream import Upstream, open_upstream
+from sslim.evaluate.upstream import open_upstream
 from tests import sounds
 
 QUICK = Settings(seeds=(0,), schedule=Schedule(epochs=1, batch=8, hidden=8), say=lambda line: None)
@@ -40,7 +41,7 @@ QUICK = Settings(seeds=(0,), schedule=Schedule(epochs=1, batch=8, hidden=8), say
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a model fails: what is refused is refused before."""
 
-    def refuse(*arguments: Any, **options: Any) -> Upstream:
+    def refuse(*arguments: Any, **options: Any) -> Frozen:
         raise AssertionError("a model was opened")
 
     monkeypatch.setattr(run_module, "open_upstream", refuse)
@@ -224,7 +225,9 @@ def test_no_number_is_no_score(
 def test_what_a_reader_must_know_is_said(words: Path, tmp_path: Path) -> None:
     """A first model at chance; answers that differ in case; log-mel features as the floor of every row."""
     upstream = open_upstream("fbank")
-    deaf = replace(upstream, name="deaf", extract=lambda audio: 0.0 * upstream.extract(audio))
+    deaf = replace(
+        upstream, name="deaf", hidden_states=lambda audio: 0.0 * upstream.hidden_states(audio)
+    )
     found = evaluate([deaf, "fbank"], "ks", words, settings=QUICK)
     assert any("deaf cannot be told from chance" in note for note in found.notes)
     assert found.results[0].floor == found.results[1].score > found.results[0].score
@@ -482,7 +485,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
 
     monkeypatch.setattr(suite, "evaluate", counted)
 
-    def run(model: Upstream, settings: Settings = QUICK) -> int:
+    def run(model: Frozen, settings: Settings = QUICK) -> int:
         nonlocal runs
         runs = 0
         monkeypatch.setattr(suite, "open_upstream", lambda source, **options: model)

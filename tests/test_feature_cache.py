@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from sslim.backbone.frozen import Frozen
 from sslim.cli import run as command_line
 from sslim.evaluate import cache as cache_module
 from sslim.evaluate import features
-from sslim.evaluate.clips import LabelledClips, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import LabelledClips
 from sslim.evaluate.features import FeatureStore, compact
-from sslim.evaluate.upstream import Upstream, open_upstream
+from sslim.evaluate.upstream import open_upstream
 from tests import sounds
 
 
@@ -28,20 +30,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledClips:
 
 
 @pytest.fixture
-def upstream() -> Upstream:
+def upstream() -> Frozen:
     return open_upstream("fbank")
 
 
-def another(upstream: Upstream, name: str) -> Upstream:
+def another(upstream: Frozen, name: str) -> Frozen:
     """A model whose features are the same, under another identity."""
     return replace(upstream, fingerprint=name)
 
 
-def deaf(upstream: Upstream) -> Upstream:
+def deaf(upstream: Frozen) -> Frozen:
     def refuse(waveforms: np.ndarray) -> np.ndarray:
         raise AssertionError("computed again")
 
-    return replace(upstream, extract=refuse)
+    return replace(upstream, hidden_states=refuse)
 
 
 def size_of(folder: Path) -> int:
@@ -60,7 +62,7 @@ DAMAGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_computed_again(
-    damage: str, data: LabelledClips, upstream: Upstream, tmp_path: Path
+    damage: str, data: LabelledClips, upstream: Frozen, tmp_path: Path
 ) -> None:
     store = FeatureStore(tmp_path)
     pooled = store.pooled(upstream, data.clips)
@@ -95,7 +97,7 @@ def test_an_empty_cache_file_is_no_interruption(
 
 
 def test_features_of_both_kinds_count_against_the_bound(
-    data: LabelledClips, upstream: Upstream, tmp_path: Path
+    data: LabelledClips, upstream: Frozen, tmp_path: Path
 ) -> None:
     FeatureStore(tmp_path).frames(upstream, data.clips)
     FeatureStore(tmp_path).pooled(upstream, data.clips)
@@ -115,7 +117,7 @@ def test_features_of_both_kinds_count_against_the_bound(
 
 
 def test_what_is_in_use_makes_no_room_for_itself(
-    data: LabelledClips, upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: LabelledClips, upstream: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "BATCH_SAMPLES", 4 * 1600)
     store = FeatureStore(tmp_path, 20_000)
@@ -129,7 +131,7 @@ def test_what_is_in_use_makes_no_room_for_itself(
 
 
 def test_a_full_disk_stops_keeping_not_scoring(
-    data: LabelledClips, upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: LabelledClips, upstream: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
 
@@ -147,7 +149,7 @@ def test_a_full_disk_stops_keeping_not_scoring(
 
 
 def test_what_killed_runs_left_is_removed(
-    data: LabelledClips, upstream: Upstream, tmp_path: Path
+    data: LabelledClips, upstream: Frozen, tmp_path: Path
 ) -> None:
     name = "frames-" + 32 * "a" + ".npy"
     abandoned = [f"..123-{name}.partial", f".123-{name}", f".{name}.456"]
@@ -167,16 +169,18 @@ def test_what_killed_runs_left_is_removed(
 
 @pytest.mark.parametrize("scale", [1e5, 1e-6, 1e30])
 def test_values_beyond_float16_are_kept_as_they_are(
-    scale: float, data: LabelledClips, upstream: Upstream, tmp_path: Path
+    scale: float, data: LabelledClips, upstream: Frozen, tmp_path: Path
 ) -> None:
     loud = replace(
-        upstream, fingerprint="loud", extract=lambda audio: scale * upstream.extract(audio)
+        upstream,
+        fingerprint="loud",
+        hidden_states=lambda audio: scale * upstream.hidden_states(audio),
     )
     found = FeatureStore(tmp_path).frames(loud, data.clips)
     again = FeatureStore(tmp_path).frames(deaf(loud), data.clips)
     nowhere = FeatureStore(tmp_path / "tight", 0).frames(loud, data.clips)
     for index in range(20):
-        exact = loud.extract(data.clips[index].waveform()[None])[0]
+        exact = loud.hidden_states(data.clips[index].waveform()[None])[0]
         assert np.allclose(found[index], exact, rtol=1e-3, atol=scale * 1e-3)
         assert np.array_equal(found[index], again[index])
         assert np.array_equal(found[index], nowhere[index])
@@ -194,7 +198,7 @@ def test_one_layer_beyond_float16_is_enough() -> None:
 
 
 def test_the_cache_is_shown_and_emptied(
-    data: LabelledClips, upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: LabelledClips, upstream: Frozen, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "cache"
     words = ["cache", "--cache", str(folder)]

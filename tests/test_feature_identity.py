@@ -20,12 +20,14 @@ import soundfile
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from sslim import identity
-from sslim.evaluate.clips import Clip, read_clips
+from sslim.backbone.frozen import Frozen
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip
 from sslim.evaluate.conditions import named_conditions, noise_conditions, reverberation, speed
 from sslim.evaluate.fbank import LogMel
 from sslim.evaluate.features import FeatureStore
 from sslim.evaluate.scorer import CLEAN, Condition, Settings
-from sslim.evaluate.upstream import Upstream, log_mel_upstream, open_upstream
+from sslim.evaluate.upstream import log_mel_upstream, open_upstream
 from tests.models import tiny_teacher
 
 NAMES = ("a.wav", "b.wav")
@@ -71,14 +73,14 @@ class Cache:
     folder: Path
     calls: int = 0
 
-    def pooled(self, upstream: Upstream, clips: Sequence[Clip], condition: Condition) -> np.ndarray:
+    def pooled(self, upstream: Frozen, clips: Sequence[Clip], condition: Condition) -> np.ndarray:
         def extract(waveforms: np.ndarray) -> np.ndarray:
             self.calls += 1
-            return upstream.extract(waveforms)
+            return upstream.hidden_states(waveforms)
 
         self.calls = 0
         settings = Settings(store=FeatureStore(self.folder))
-        return settings.pooled(replace(upstream, extract=extract), clips, condition)
+        return settings.pooled(replace(upstream, hidden_states=extract), clips, condition)
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ FBANK = log_mel_upstream(LogMel())
 
 
 def changed(
-    cache: Cache, before: tuple[Upstream, Path, Condition], after: tuple[Upstream, Path, Condition]
+    cache: Cache, before: tuple[Frozen, Path, Condition], after: tuple[Frozen, Path, Condition]
 ) -> None:
     """The second features are computed, differ from the first, and are those of an empty cache."""
     first = cache.pooled(before[0], read_clips(before[1]).clips, before[2])
@@ -306,5 +308,5 @@ def test_names_and_places_change_nothing(model: Path, cache: Cache, tmp_path: Pa
     def deaf(waveforms: np.ndarray) -> np.ndarray:
         raise AssertionError
 
-    kept = FeatureStore(cache.folder).frames(replace(upstream, extract=deaf), clips)
+    kept = FeatureStore(cache.folder).frames(replace(upstream, hidden_states=deaf), clips)
     assert np.array_equal(kept[1], frames)

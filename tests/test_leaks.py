@@ -17,7 +17,8 @@ from sslim.audio import Utterance
 from sslim.cli import run as command_line
 from sslim.errors import ConfigError
 from sslim.evaluate import splits
-from sslim.evaluate.clips import Clip, LabelledClips, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.splits import check_parts, check_speakers
 from tests import sounds
 

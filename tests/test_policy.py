@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,17 @@ def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module or package of ours."""
+    path = SOURCE.joinpath(*name.split("."))
+    return path.with_name(f"{path.name}.py").is_file() or (path / "__init__.py").is_file()
+
+
 def imports(file: Path) -> Iterator[str]:
-    """Dotted names that a file imports, anywhere in it, relative imports resolved."""
+    """Modules that a file imports, anywhere in it, relative imports resolved.
+
+    `from package import name` is the module `package.name` where there is one, and else the package.
+    """
     package = [*file.relative_to(SOURCE).parts[:-1]]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -80,9 +90,30 @@ def imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*start, *([node.module] if node.module else [])])
-            yield module
-            if module == "sslim":  # `from sslim import plan` names a room
-                yield from (f"sslim.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if is_module(inner) else module
+
+
+def circle() -> list[str]:
+    """Modules of the package that import each other in a circle, the first again at the end; [] without one.
+
+    What is imported for types only counts as well: who needs a type from below stands below it.
+    """
+    files = sorted(PACKAGE.rglob("*.py"))
+    names = [".".join(file.relative_to(SOURCE).with_suffix("").parts) for file in files]
+    graph = {
+        name.removesuffix(".__init__"): set(imports(file))
+        for name, file in zip(names, files, strict=True)
+    }
+    try:
+        TopologicalSorter(
+            {name: (found & graph.keys()) - {name} for name, found in graph.items()}
+        ).prepare()
+    except CycleError as error:
+        modules: list[str] = error.args[1]
+        return modules
+    return []
 
 
 def forbidden(file: Path) -> list[str]:
@@ -107,14 +138,21 @@ def test_rooms_import_one_way(file: Path) -> None:
     assert forbidden(file) == []
 
 
+def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, modules: dict[str, str]) -> None:
+    """Lets the walk see a package that has these modules (path inside the package -> text)."""
+    for name, text in modules.items():
+        file = folder / "sslim" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr("tests.test_policy.SOURCE", folder)
+    monkeypatch.setattr("tests.test_policy.PACKAGE", folder / "sslim")
+
+
 def test_the_walk_sees_every_kind_of_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = tmp_path / "sslim" / "prune"
-    room.mkdir(parents=True)
-    monkeypatch.setattr("tests.test_policy.SOURCE", tmp_path)
-    monkeypatch.setattr("tests.test_policy.PACKAGE", tmp_path / "sslim")
-    file = room / "gates.py"
+    planted(tmp_path, monkeypatch, {"train/__init__": "", "train/loop": "", "prune/budget": ""})
+    file = tmp_path / "sslim" / "prune" / "gates.py"
     for line in (
         "import sslim.train",
         "import sslim.train.loop as loop",
@@ -128,6 +166,60 @@ def test_the_walk_sees_every_kind_of_import(
         assert forbidden(file) == ["train"], line
     file.write_text("from sslim.plan import PruningPlan\nfrom . import budget\nimport training")
     assert forbidden(file) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert not circle(), " <- ".join(circle())
+
+
+CIRCLES = {
+    "inside a function": {
+        "prune/gates": "from sslim.prune import budget",
+        "prune/budget": "def f():\n    from sslim.prune.gates import Gates",
+    },
+    "for types only": {
+        "prune/gates": "import sslim.prune.budget",
+        "prune/budget": "if TYPE_CHECKING:\n    from sslim.prune.gates import Gates",
+    },
+    "through the package": {
+        "prune/__init__": "from sslim.prune.gates import Gates",
+        "prune/gates": "from sslim.prune import NAME",
+    },
+    "relative": {"prune/gates": "from . import budget", "prune/budget": "from .gates import Gates"},
+    "across rooms": {
+        "prune/gates": "from sslim.train.loop import train",
+        "train/loop": "from sslim.story import compress",
+        "story": "from sslim.prune.gates import Gates",
+    },
+    "by the front": {
+        "__init__": "from sslim.story import compress",
+        "story": "from sslim import __version__",
+    },
+}
+
+
+@pytest.mark.parametrize("case", CIRCLES)
+def test_the_walk_sees_a_circle(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = {"__init__": "", "prune/__init__": "", "train/__init__": ""}
+    planted(tmp_path, monkeypatch, packages | CIRCLES[case])
+    found = circle()
+    assert found[0] == found[-1]
+    assert len(found) == len(CIRCLES[case]) + 1
+    for name in CIRCLES[case]:
+        assert f"sslim/{name}".removesuffix("/__init__").replace("/", ".") in found
+
+
+def test_modules_below_a_package_that_gives_out_their_names_are_no_circle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {
+        "__init__": "from sslim.prune import Gates",
+        "prune/__init__": "from sslim.prune.gates import Gates",
+        "prune/gates": "from sslim.prune import budget\nfrom . import budget\nimport torch",
+        "prune/budget": "",
+    }
+    planted(tmp_path, monkeypatch, modules)
+    assert circle() == []
 
 
 @pytest.mark.parametrize("room", PURE)

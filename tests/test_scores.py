@@ -18,7 +18,8 @@ from sslim.audio import read_source
 from sslim.demo import teacher_path
 from sslim.errors import AudioError, ConfigError, TeacherError
 from sslim.evaluate import conditions
-from sslim.evaluate.clips import LabelledClips, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import LabelledClips
 from sslim.evaluate.diarisation import activity, permutation_loss, segments_of
 from sslim.evaluate.fidelity import fidelity
 from sslim.evaluate.fitting import Schedule, fit
@@ -318,7 +319,7 @@ def test_cka_does_not_mind_a_rotation_but_cosine_does(tmp_path: Path) -> None:
     utterances = read_source(tmp_path / "clips.csv").utterances
     teacher = open_upstream(teacher_path())
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((192, 192)))[0].astype(np.float32)
-    turned = replace(teacher, extract=lambda audio: 3.0 * teacher.extract(audio) @ turn)
+    turned = replace(teacher, hidden_states=lambda audio: 3.0 * teacher.hidden_states(audio) @ turn)
     for layer in fidelity(teacher, turned, utterances).layers:
         assert layer.cka == pytest.approx(1.0, abs=1e-3)
         assert layer.cosine < 0.6

@@ -85,6 +85,11 @@ class ModelShape:
     def head_size(self) -> int:
         return self.hidden_size // self.heads
 
+    @property
+    def hop(self) -> int:
+        """Samples between two frames (320 for the usual front-end)."""
+        return math.prod(self.conv_strides)
+
     def frames(self, samples: int) -> list[int]:
         """Number of frames after each convolution for `samples` input samples."""
         lengths = []

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sslim.backbone.frozen import ALL, LAST, Frozen, Layer
 from sslim.errors import AudioError, ConfigError, TeacherError, first_line
 from sslim.identity import content_of
 from sslim.plan import SAMPLING_RATE
@@ -89,6 +90,37 @@ class ExportedModel:
     def fingerprint(self) -> str:
         """The identity of the file: the same model in other numbers gives other features."""
         return content_of(self.path)
+
+    def frozen(self, name: str = "") -> Frozen:
+        """The file as a frozen model.
+
+        Args:
+            name: instead of the file's.
+        """
+
+        def hidden_states(waveforms: np.ndarray, layer: Layer = ALL) -> np.ndarray:
+            outputs = self(list(np.ascontiguousarray(waveforms, dtype=np.float32)))
+            if layer == LAST:
+                return outputs["last_hidden_state"]
+            states = outputs["hidden_states"]  # (L, B, T, D)
+            if layer == ALL:
+                return np.ascontiguousarray(states.swapaxes(0, 1))
+            return states[layer]
+
+        return Frozen(
+            name=name or self.path.name,
+            layers=self.facts["layers"],
+            width=self.facts["width"],
+            hop=self.hop,
+            shortest=self.shortest,
+            parameters=self.facts["parameters"],
+            macs_per_second=self.facts["macs_per_second"],
+            fingerprint=self.fingerprint,
+            model_fingerprint=self.facts["fingerprint"],
+            numbers="",
+            hidden_states=hidden_states,
+            outputs=tuple(self.outputs),
+        )
 
     def _odd(self, what: str) -> TeacherError:
         return TeacherError(

@@ -6,78 +6,22 @@ brings along is executed or asked about.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from sslim.backbone.families import build, family_of, head_of, read_config, register
+from sslim.backbone.families import build, head_of, read_config, register
 from sslim.backbone.formats import read_checkpoint
-from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
+from sslim.backbone.loaded import LoadedModel
 from sslim.backbone.places import Place, find
 from sslim.backbone.processing import CLEANERS, normalises, read_tokenizer
-from sslim.backbone.settings import settings_of
 from sslim.backbone.weights import read_weights
 from sslim.errors import TeacherError
-from sslim.identity import digest
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model, its head if it has one, and what is needed to feed and to name it."""
-
-    whole: SslimPreTrainedModel
-    """The model as it was found: a backbone, or a backbone under a head."""
-    head: str
-    """Head kind (see families.HEADS), "" for a bare backbone."""
-    normalise: bool
-    """Whether waveforms must be brought to zero mean and unit variance."""
-    source: str
-    """What finds it again: what the user called it, with the revision where one was given."""
-    folder: Path | None
-    """Where tokenizer and processor files lie, if it came from a folder or the hub."""
-    commit: str | None = None
-    """The commit on the hub that it came from."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over weights, configuration and normalisation; see `fingerprint`."""
-        return fingerprint(self.whole, self.normalise)
-
-    @property
-    def model(self) -> SslimModel:
-        """The backbone."""
-        if isinstance(self.whole, SslimModel):
-            return self.whole
-        backbone: SslimModel = getattr(self.whole, self.whole.base_model_prefix)
-        return backbone
-
-    @property
-    def family(self) -> str:
-        return family_of(self.whole.config).name
-
-    @property
-    def hop(self) -> int:
-        """Samples between two frames."""
-        return math.prod(self.model.config.conv_stride)
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples that one frame reads, below which there is no frame."""
-        config, samples = self.model.config, 1
-        for kernel, stride in zip(
-            reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
-        ):
-            samples = (samples - 1) * stride + kernel
-        return samples
 
 
 @contextmanager
@@ -99,21 +43,6 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def fingerprint(model: SslimPreTrainedModel, normalise: bool) -> str:
-    """The identity of a model: what it computes from a waveform follows from what is hashed here.
-
-    Names, shapes and float32 values of all weights; the class; every declared key of the configuration (the
-    plan among them); whether waveforms are normalised.
-    """
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(f"{name}{tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    settings = settings_of(model.config)
-    settings.pop("architectures", None)  # the class says it
-    return digest(type(model).__name__, settings, bool(normalise), weights.hexdigest())
 
 
 def load_model(source: str | Path, *, revision: str | None = None) -> LoadedModel:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from sslim.backbone.modeling_sslim import SslimModel
+from sslim.backbone.waveforms import normalise
 
 FRONT = "front"
 """The output of the feature projection, before any position is added."""
@@ -29,11 +29,6 @@ def state_name(layer: int) -> str:
 def layer_of(name: str) -> int:
     """Inverse of `state_name`."""
     return 0 if name == FRONT else int(name.removeprefix("layer."))
-
-
-def normalise(waveforms: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit variance per row, as the feature extractors of large models do."""
-    return F.layer_norm(waveforms, waveforms.shape[-1:], eps=1e-7)
 
 
 class Reader(nn.Module):

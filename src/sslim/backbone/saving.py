@@ -31,7 +31,8 @@ from sslim.backbone.contents import (
     FolderFacts,
 )
 from sslim.backbone.families import family_of, register
-from sslim.backbone.loading import LoadedModel, load_model, quiet_transformers
+from sslim.backbone.loaded import LoadedModel
+from sslim.backbone.loading import load_model, quiet_transformers
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.places import exists
 from sslim.backbone.processing import preprocessor, read_tokenizer

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sslim.backbone.loading import LoadedModel
-from sslim.backbone.reading import normalise
+from sslim.backbone.loaded import LoadedModel
 from sslim.errors import ExportError
 
 
@@ -55,7 +54,7 @@ def input_ranges(
     try:
         for waveform in waveforms:
             audio = torch.from_numpy(np.ascontiguousarray(waveform, np.float32))[None]
-            model(normalise(audio) if loaded.normalise else audio)
+            model(loaded.prepare(audio))
     finally:
         for handle in handles:
             handle.remove()

@@ -136,11 +136,11 @@ def embed(
     refuse_pipes(audio)
     recordings = find_files(audio)
     extractor = open_extractor(model, layer)
-    frames = chunking.frames(extractor.hop)
+    frames = chunking.frames(extractor.model.hop)
     settings = EmbedSummary(
         computation=COMPUTATION,
-        fingerprint=extractor.fingerprint,
-        model_fingerprint=extractor.model_fingerprint,
+        fingerprint=extractor.model.fingerprint,
+        model_fingerprint=extractor.model.model_fingerprint,
         layer=layer,
         format=format,
         chunk_left_right_frames=frames,
@@ -315,8 +315,8 @@ def _compare(extractor: Extractor, recording: Path, chunking: Chunking) -> Chunk
             break
     waveform = np.concatenate(held) if held else np.zeros(0, np.float32)
     waveform = waveform[: round(COMPARED_SECONDS * SAMPLING_RATE)]
-    chunk, _, right = chunking.frames(extractor.hop)
-    if len(waveform) < (chunk + right) * extractor.hop + extractor.receptive_field:
+    chunk, _, right = chunking.frames(extractor.model.hop)
+    if len(waveform) < (chunk + right) * extractor.model.hop + extractor.model.shortest:
         return None
     try:
         error = chunking_error(extractor, waveform, chunking)
@@ -351,14 +351,14 @@ def _one(
             progress(recording, heard[0] / SAMPLING_RATE)
             yield block
 
-    shape = extractor.extract([np.zeros(extractor.receptive_field, np.float32)])[0].shape[1:]
-    chunk = chunking.frames(extractor.hop)[0]
+    shape = extractor.extract([np.zeros(extractor.model.shortest, np.float32)])[0].shape[1:]
+    chunk = chunking.frames(extractor.model.hop)[0]
     partial = Partial(path, shape, chunk)
     blocks = counted(_ahead(read_blocks(recording)))
     try:
         for piece in features(extractor, blocks, chunking, batch=batch, first=partial.frames):
             if not np.isfinite(piece).all():
-                at = partial.frames * extractor.hop / SAMPLING_RATE
+                at = partial.frames * extractor.model.hop / SAMPLING_RATE
                 raise AudioError(
                     f"the features of {recording} are not finite (NaN or infinity) after {at:.1f} s",
                     "check the model's weights and the recording",
@@ -367,7 +367,7 @@ def _one(
         if not partial.frames:
             raise AudioError(
                 f"{recording} has {heard[0]} samples, which is too short for one frame",
-                f"give at least {extractor.receptive_field} samples",
+                f"give at least {extractor.model.shortest} samples",
             )
     except AudioError:
         path.unlink(missing_ok=True)
@@ -381,9 +381,9 @@ def _one(
         ) from error
     about = {
         "sampling_rate": str(SAMPLING_RATE),
-        "hop": str(extractor.hop),
-        "model": extractor.fingerprint,
-        "model_fingerprint": extractor.model_fingerprint,
+        "hop": str(extractor.model.hop),
+        "model": extractor.model.fingerprint,
+        "model_fingerprint": extractor.model.model_fingerprint,
     }
     partial.finish(target, about)
     return partial.frames, heard[0] / SAMPLING_RATE

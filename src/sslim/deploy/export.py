@@ -15,7 +15,8 @@ from onnx import helper
 
 from sslim.backbone.contents import CARD, RECORD
 from sslim.backbone.exported import ExportedModel
-from sslim.backbone.loading import LoadedModel, load_model
+from sslim.backbone.loaded import LoadedModel
+from sslim.backbone.loading import load_model
 from sslim.backbone.units import plan_of, shape_of
 from sslim.deploy.arithmetic import Arithmetic, Float32, Int8
 from sslim.deploy.calibration import input_ranges

@@ -17,7 +17,7 @@ import torch
 from sslim.backbone.families import build
 from sslim.backbone.formats import read_checkpoint
 from sslim.backbone.formats.torchaudio import MARK
-from sslim.backbone.loading import LoadedModel
+from sslim.backbone.loaded import LoadedModel
 from sslim.errors import ExportError
 
 GATES = (

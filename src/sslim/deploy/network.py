@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sslim.backbone.loading import LoadedModel
+from sslim.backbone.loaded import LoadedModel
 from sslim.deploy.arithmetic import Arithmetic, Float32, windows
 from sslim.deploy.graph import DOUBLE, FLOAT, Graph
 from sslim.errors import ExportError

@@ -80,8 +80,8 @@ def pieces(
 
     Args:
         blocks: (samples,) each, of any lengths.
-        hop: see `Extractor`.
-        receptive_field: see `Extractor`.
+        hop: samples between two frames.
+        receptive_field: samples that one frame reads.
         frames: chunk, left and right context in frames.
         first: frames that are there already (a multiple of the chunk); they are not given again.
     """
@@ -132,7 +132,7 @@ def features(
         batch: chunks that are computed at once.
         first: frames to leave out, see `pieces`.
     """
-    frames = chunking.frames(extractor.hop)
+    frames = chunking.frames(extractor.model.hop)
     waiting: list[Piece] = []
 
     def flush() -> Iterator[np.ndarray]:
@@ -140,7 +140,7 @@ def features(
         yield from (piece.cut(states) for piece, states in zip(waiting, found, strict=True))
         waiting.clear()
 
-    for piece in pieces(blocks, extractor.hop, extractor.receptive_field, frames, first):
+    for piece in pieces(blocks, extractor.model.hop, extractor.model.shortest, frames, first):
         if waiting and len(waiting[0].waveform) != len(piece.waveform):
             yield from flush()
         waiting.append(piece)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from sslim.backbone.exported import ExportedModel
-from sslim.backbone.loading import LoadedModel
-from sslim.backbone.reading import normalise
+from sslim.backbone.loaded import LoadedModel
 from sslim.errors import ExportError
 from sslim.measurements import Check, LayerCheck
 
@@ -26,12 +25,11 @@ SHARES = (1.0, 0.62, 0.83, 0.41)
 
 def answers(loaded: LoadedModel, waveform: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """What the torch model says of one waveform: hidden states (L + 1, T, D), and its output."""
-    audio = torch.from_numpy(waveform)[None]
-    audio = normalise(audio) if loaded.normalise else audio
+    whole: Any = loaded.whole
     with torch.inference_mode():
-        found: Any = loaded.whole(audio, output_hidden_states=True)
-    output = found.logits if loaded.head else found.last_hidden_state
-    return torch.cat(found.hidden_states), output[0]
+        outputs = whole(loaded.prepare(torch.from_numpy(waveform)[None]), output_hidden_states=True)
+    output = outputs.logits if loaded.head else outputs.last_hidden_state
+    return torch.cat(outputs.hidden_states), output[0]
 
 
 def check_export(

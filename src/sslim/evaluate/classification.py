@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sslim.backbone.frozen import Frozen
 from sslim.evaluate.clips import PARTS, Clip, LabelledClips, check_classes
 from sslim.evaluate.outcome import Outcome, ratio_outcome
 from sslim.evaluate.probe import LEARNING_RATES, fit_heads
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
-from sslim.evaluate.upstream import Upstream
 
 
 def check_answers(data: LabelledClips, columns: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def check_answers(data: LabelledClips, columns: Sequence[str]) -> None:
 
 
 def fit_classifier(
-    upstream: Upstream, data: LabelledClips, settings: Settings, columns: Sequence[str] = ("label",)
+    upstream: Frozen, data: LabelledClips, settings: Settings, columns: Sequence[str] = ("label",)
 ) -> Scorer:
     """Heads that answer every question of `columns`; a clip is right when all of them are.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from sslim.backbone.frozen import Frozen
 from sslim.errors import ConfigError, first_line
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
@@ -19,7 +20,6 @@ from sslim.evaluate.fitting import layer_statistics, padded
 from sslim.evaluate.heads import DiarisationHead, WeightedSum
 from sslim.evaluate.outcome import Outcome, ratio_outcome
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
-from sslim.evaluate.upstream import Upstream
 
 LEARNING_RATES = (3e-4, 1e-3)
 SPEAKERS = 2
@@ -32,7 +32,7 @@ Segment = tuple[float, float, str]
 """Start and end in seconds, and the speaker."""
 
 
-def fit_diariser(upstream: Upstream, data: LabelledClips, settings: Settings) -> Scorer:
+def fit_diariser(upstream: Frozen, data: LabelledClips, settings: Settings) -> Scorer:
     """An LSTM that says for each frame which of two speakers is active, whichever comes first.
 
     The column `rttm` names an RTTM file per recording (its second field is not looked at where it holds one

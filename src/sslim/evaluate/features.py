@@ -21,10 +21,10 @@ from typing import IO, TypeVar
 import numpy as np
 
 from sslim import identity
+from sslim.backbone.frozen import Frozen
 from sslim.errors import AudioError, TeacherError
 from sslim.evaluate.cache import HEADER, FeatureCache
 from sslim.evaluate.clips import Clip
-from sslim.evaluate.upstream import Upstream
 from sslim.plan import SAMPLING_RATE
 
 PIECE = 256
@@ -65,7 +65,7 @@ class FeatureStore:
 
     def pooled(
         self,
-        upstream: Upstream,
+        upstream: Frozen,
         clips: Sequence[Clip],
         *,
         alter: Alter | None = None,
@@ -99,7 +99,7 @@ class FeatureStore:
 
     def frames(
         self,
-        upstream: Upstream,
+        upstream: Frozen,
         clips: Sequence[Clip],
         *,
         alter: Alter | None = None,
@@ -117,7 +117,7 @@ class FeatureStore:
         return features
 
     def _kept_pools(
-        self, upstream: Upstream, condition: str, keys: Sequence[str], pooled: np.ndarray
+        self, upstream: Frozen, condition: str, keys: Sequence[str], pooled: np.ndarray
     ) -> list[int]:
         """Fills in what any piece of this model and condition holds, whatever the clips were asked for
         together with; returns the rest."""
@@ -139,7 +139,7 @@ class FeatureStore:
         return sorted(missing)
 
     def _keep_pools(
-        self, upstream: Upstream, condition: str, keys: Sequence[str], pooled: np.ndarray
+        self, upstream: Frozen, condition: str, keys: Sequence[str], pooled: np.ndarray
     ) -> None:
         if self.cache is not None:
             name = _pool_name(upstream, condition, f"{identity.digest(*keys)[:32]}.npz")
@@ -156,7 +156,7 @@ def _check_condition(alter: Alter | None, condition: str) -> None:
         raise ValueError("audio that is altered needs the identity of what alters it")
 
 
-def _pool_name(upstream: Upstream, condition: str, piece: str) -> str:
+def _pool_name(upstream: Frozen, condition: str, piece: str) -> str:
     return f"pooled-{identity.digest(upstream.identity, condition)[:32]}-{piece}"
 
 
@@ -174,7 +174,7 @@ class FrameFeatures:
     def __init__(
         self,
         store: FeatureStore,
-        upstream: Upstream,
+        upstream: Frozen,
         clips: tuple[Clip, ...],
         alter: Alter | None,
         condition: str,
@@ -287,7 +287,7 @@ def _same_length(
             yield group[start : start + size]
 
 
-def _pool(upstream: Upstream, clips: Sequence[Clip], alter: Alter | None) -> np.ndarray:
+def _pool(upstream: Frozen, clips: Sequence[Clip], alter: Alter | None) -> np.ndarray:
     pooled = np.zeros((len(clips), upstream.layers, upstream.width), dtype=np.float32)
     for indices in _same_length(clips, range(len(clips)), alter is not None):
         states = _extract(upstream, [clips[index] for index in indices], alter)
@@ -296,9 +296,7 @@ def _pool(upstream: Upstream, clips: Sequence[Clip], alter: Alter | None) -> np.
     return pooled
 
 
-def _extract(
-    upstream: Upstream, clips: Sequence[Clip], alter: Alter | None
-) -> Sequence[np.ndarray]:
+def _extract(upstream: Frozen, clips: Sequence[Clip], alter: Alter | None) -> Sequence[np.ndarray]:
     """(L, T, D) of clips, together where they are equally long."""
     waveforms = []
     for clip in clips:
@@ -314,7 +312,7 @@ def _extract(
         waveforms.append(waveform)
     together = len({len(waveform) for waveform in waveforms}) == 1
     batches = [np.stack(waveforms)] if together else [waveform[None] for waveform in waveforms]
-    states = [state for batch in batches for state in upstream.extract(batch)]
+    states = [state for batch in batches for state in upstream.hidden_states(batch)]
     for clip, state in zip(clips, states, strict=True):
         if not np.isfinite(state).all():
             raise TeacherError(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sslim.audio import Utterance, load_audio
+from sslim.backbone.frozen import Frozen
 from sslim.errors import TeacherError
-from sslim.evaluate.upstream import Upstream
 from sslim.measurements import Fidelity, LayerFidelity, WorstClip
 
 
@@ -37,8 +37,8 @@ class _Alignment:
 
 
 def fidelity(
-    teacher: Upstream,
-    student: Upstream,
+    teacher: Frozen,
+    student: Frozen,
     utterances: Sequence[Utterance],
     *,
     worst: int = 10,
@@ -66,7 +66,7 @@ def fidelity(
     ranked: list[tuple[str, float]] = []
     for number, utterance in enumerate(utterances):
         waveform = load_audio(utterance)
-        wanted, got = (model.extract(waveform[None])[0] for model in (teacher, student))
+        wanted, got = (model.hidden_states(waveform[None])[0] for model in (teacher, student))
         for model, states in ((teacher, wanted), (student, got)):
             if not np.isfinite(states).all():
                 raise TeacherError(

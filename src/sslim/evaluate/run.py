@@ -13,17 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from sslim import identity
+from sslim.backbone.frozen import Frozen
 from sslim.device import choose_device, device_name
 from sslim.errors import ConfigError
 from sslim.evaluate.classification import check_answers
-from sslim.evaluate.clips import Clip, LabelledClips, folded, read_clips
+from sslim.evaluate.clip_table import read_clips
+from sslim.evaluate.clips import Clip, LabelledClips, folded
 from sslim.evaluate.fitting import CPU
 from sslim.evaluate.groups import group_report, members_of
 from sslim.evaluate.outcome import Outcome, difference, interval, joined
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
 from sslim.evaluate.splits import check_parts, check_speakers
 from sslim.evaluate.tasks import Task, get_task
-from sslim.evaluate.upstream import FBANK, Upstream, open_upstream
+from sslim.evaluate.upstream import FBANK, open_upstream
 from sslim.measurements import ConditionScore, Evaluation, Result, ScoredData
 from sslim.version import versions
 
@@ -32,7 +34,7 @@ FOLD_VALID_SHARE = 0.2
 
 
 def evaluate(
-    models: Sequence[str | Path | Upstream],
+    models: Sequence[str | Path | Frozen],
     task: str,
     data: str | Path | LabelledClips,
     *,
@@ -52,7 +54,7 @@ def evaluate(
     Args:
         models: folders, hub ids, `fbank`, or what is opened already; differences are to the first.
         task: a name in `tasks.TASKS`.
-        data: a CSV of labelled clips (see `clips`).
+        data: a CSV of labelled clips (see `clip_table`).
         where: rows to take, as column -> value.
         split_column: where train, valid and test are written.
         folds: a column whose every value is the test part once (emotion recognition by session).
@@ -119,11 +121,11 @@ def evaluate(
         parts = [_shuffled(part, what) for part in parts]
     upstreams = [
         model
-        if isinstance(model, Upstream)
+        if isinstance(model, Frozen)
         else open_upstream(model, device=device, precision=precision)
         for model in models
     ]
-    names = _names([one.name if isinstance(one, Upstream) else one for one in models])
+    names = _names([one.name if isinstance(one, Frozen) else one for one in models])
     results: list[Result] = []
     kept: list[dict[str, Outcome]] = []
     for upstream, name in zip(upstreams, names, strict=True):
@@ -187,8 +189,8 @@ def _check_test_answers(data: LabelledClips, heard: Sequence[Clip], task: Task) 
     return notes
 
 
-def _is_floor(model: str | Path | Upstream) -> bool:
-    return (model.name if isinstance(model, Upstream) else str(model)) == FBANK
+def _is_floor(model: str | Path | Frozen) -> bool:
+    return (model.name if isinstance(model, Frozen) else str(model)) == FBANK
 
 
 def _suspicions(results: Sequence[Result]) -> list[str]:
@@ -221,7 +223,7 @@ def _check_score(result: str, task: Task, outcomes: Mapping[str, Outcome]) -> No
 
 
 def _one(
-    upstream: Upstream,
+    upstream: Frozen,
     task: Task,
     parts: Sequence[LabelledClips],
     conditions: Sequence[Condition],

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from sslim.backbone.frozen import Frozen
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import Alter, FeatureStore, FrameFeatures
 from sslim.evaluate.fitting import CPU, Fit, Head, Schedule, fit
 from sslim.evaluate.outcome import Outcome
-from sslim.evaluate.upstream import Upstream
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Settings:
     on_progress: Callable[[str, int, int], None] | None = None
 
     def pooled(
-        self, upstream: Upstream, clips: Sequence[Clip], condition: Condition = CLEAN
+        self, upstream: Frozen, clips: Sequence[Clip], condition: Condition = CLEAN
     ) -> np.ndarray:
         """Mean vectors of clips under a condition, (N, L, D)."""
         return self.store.pooled(upstream, clips, **self._how(upstream, condition))
 
     def frames(
-        self, upstream: Upstream, clips: Sequence[Clip], condition: Condition = CLEAN
+        self, upstream: Frozen, clips: Sequence[Clip], condition: Condition = CLEAN
     ) -> FrameFeatures:
         """All frames of clips under a condition."""
         return self.store.frames(upstream, clips, **self._how(upstream, condition))
@@ -85,7 +85,7 @@ class Settings:
             on_progress=self.say,
         )
 
-    def _how(self, upstream: Upstream, condition: Condition) -> dict[str, Any]:
+    def _how(self, upstream: Frozen, condition: Condition) -> dict[str, Any]:
         tell, what = self.on_progress, f"{upstream.name}, {condition.name}"
         return {
             "alter": condition.alter,
@@ -106,11 +106,11 @@ class Scorer:
         per_seed: (clips) -> the main metric of each seed.
     """
 
-    upstream: Upstream
+    upstream: Frozen
     outcomes: Callable[[Sequence[Clip], Condition], dict[str, Outcome]]
     learning_rate: float
     chance: float
     per_seed: Callable[[Sequence[Clip]], list[float]]
 
 
-Fitter = Callable[[Upstream, LabelledClips, Settings], Scorer]
+Fitter = Callable[[Frozen, LabelledClips, Settings], Scorer]

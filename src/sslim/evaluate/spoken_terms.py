@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sslim.backbone.frozen import Frozen
 from sslim.errors import ConfigError
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
 from sslim.evaluate.metrics import maximum_term_weighted_value, term_outcome
 from sslim.evaluate.outcome import Outcome
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
-from sslim.evaluate.upstream import Upstream
 
 
-def fit_term_detector(upstream: Upstream, data: LabelledClips, settings: Settings) -> Scorer:
+def fit_term_detector(upstream: Frozen, data: LabelledClips, settings: Settings) -> Scorer:
     """Dynamic time warping of each query along each document, per layer; the best layer on `valid`.
 
     Columns: `role` (query or document) and `label`: a query's term, and all terms of a document, separated by
@@ -70,7 +70,7 @@ def _targets(data: LabelledClips, clips: Sequence[Clip]) -> np.ndarray:
 
 
 def _scores(
-    upstream: Upstream,
+    upstream: Frozen,
     clips: Sequence[Clip],
     settings: Settings,
     condition: Condition,

@@ -15,13 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from sslim import identity
+from sslim.backbone.frozen import Frozen
 from sslim.errors import ConfigError, OutputError, first_line
 from sslim.evaluate.corpora import CORPORA, Corpus, voxceleb_trials
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.superb import FBANK, superb_score
 from sslim.evaluate.tasks import TASKS
-from sslim.evaluate.upstream import Upstream, open_upstream
+from sslim.evaluate.upstream import open_upstream
 from sslim.measurements import Evaluation, Result, SuiteScores
 from sslim.version import versions
 
@@ -62,7 +63,7 @@ def run_suite(
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder", "name the folder that holds the corpora")
     state = root / STATE
-    upstreams: list[Upstream] = []
+    upstreams: list[Frozen] = []
     results: dict[str, dict[str, Result]] = {}
     missing: list[str] = []
     test_audio: dict[str, str] = {}
@@ -127,7 +128,7 @@ def score_of(by_task: dict[str, Result]) -> float | None:
 def _task(
     corpus: Corpus,
     source: Path,
-    upstreams: Sequence[Upstream],
+    upstreams: Sequence[Frozen],
     settings: Settings,
     state: Path,
     device: str,
@@ -164,7 +165,7 @@ def _task(
     return finished
 
 
-def _asked(source: Path, upstreams: Sequence[Upstream], settings: Settings) -> dict[str, Any]:
+def _asked(source: Path, upstreams: Sequence[Frozen], settings: Settings) -> dict[str, Any]:
     """Everything that decides a task's result. Audio counts by size and time of writing: that is known at
     once for a whole corpus, and what is run again in vain comes from the cache of features."""
     data = identity.content_of(source)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from sslim.backbone.frozen import Frozen
 from sslim.errors import ConfigError
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
@@ -18,7 +19,6 @@ from sslim.evaluate.heads import FrameHead, RecurrentHead, WeightedSum
 from sslim.evaluate.metrics import characters, edits, slot_type_counts, slot_value_edits
 from sslim.evaluate.outcome import Outcome, ratio_outcome
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
-from sslim.evaluate.upstream import Upstream
 from sslim.plan import SAMPLING_RATE
 
 MARK = re.compile(r"</?[^<>]+>")
@@ -97,7 +97,7 @@ SLOTS = Transcription(
 
 
 def fit_transcriber(
-    upstream: Upstream, data: LabelledClips, settings: Settings, what: Transcription
+    upstream: Frozen, data: LabelledClips, settings: Settings, what: Transcription
 ) -> Scorer:
     """Heads that write down `what`, decoded greedily, without a language model.
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sslim.backbone.frozen import Frozen
 from sslim.errors import ConfigError, first_line
 from sslim.evaluate.clips import Clip, LabelledClips
 from sslim.evaluate.features import FrameFeatures
@@ -21,7 +22,6 @@ from sslim.evaluate.heads import MarginSoftmax, SpeakerHead, WeightedSum
 from sslim.evaluate.metrics import equal_error_outcome
 from sslim.evaluate.outcome import Outcome
 from sslim.evaluate.scorer import CLEAN, Condition, Scorer, Settings
-from sslim.evaluate.upstream import Upstream
 
 LEARNING_RATES = (5e-5, 2e-4)
 CROP_FRAMES = 100
@@ -40,7 +40,7 @@ class _Verifier(nn.Module):
         self.margin = margin
 
 
-def fit_verifier(upstream: Upstream, data: LabelledClips, settings: Settings) -> Scorer:
+def fit_verifier(upstream: Frozen, data: LabelledClips, settings: Settings) -> Scorer:
     """x-vectors learned on the training speakers; cosine between the embeddings of a trial's clips.
 
     Options: `trials` and `valid_trials`, CSVs with the columns target, utt1, utt2 (a clip's `utt` column, or

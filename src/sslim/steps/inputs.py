@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sslim.audio.source import HeldOut
-from sslim.backbone.loading import LoadedModel, load_model
+from sslim.backbone.loaded import LoadedModel
+from sslim.backbone.loading import load_model
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import RunConfig, parse_budget
 from sslim.device import choose_precision, device_name, looks_every

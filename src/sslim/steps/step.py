@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import nn
 
-from sslim.backbone.loading import LoadedModel
+from sslim.backbone.loaded import LoadedModel
 from sslim.config import RunConfig
 from sslim.distill.cache import TargetCache
 from sslim.distill.objectives import make_objectives, weights_of
