@@ -438,8 +438,7 @@ def _decided(run: _Run) -> tuple[SslimModel, Projections, dict[str, Any]] | None
         return None
     facts = state.facts["decision"]
     shape = shape_of(run.teacher.model)
-    plan = PruningPlan.from_dict(facts["plan"], shape)
-    small = cut(copy.deepcopy(run.teacher.model), plan)
+    small = cut(copy.deepcopy(run.teacher.model), PruningPlan.from_dict(facts["plan"], shape))
     projections = Projections(small.config.hidden_size, run.inputs.layers)
     for module, prefix in ((small, "task.student."), (projections, "task.projections.")):
         own = {

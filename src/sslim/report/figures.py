@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
-from sslim.layout import KINDS
+from sslim.layout import KINDS, layout_of
 from sslim.report.evidence import Evidence, distance
 from sslim.report.quoting import label as shown
 from sslim.report.quoting import script_json
@@ -96,26 +96,24 @@ def _short(text: str, most: int = 160) -> str:
 
 
 def layers(evidence: Evidence, words: Words) -> list[Picture]:
-    """Channels, heads and feed-forward units of teacher and student; hover shows indices."""
-    say, shape, plan = words.say, evidence.inspection.shape, evidence.inspection.plan
-    kept: list[tuple[str, str, list[tuple[int, ...] | None], list[int], int]] = [
-        ("conv", "convolution", list(plan.conv), list(shape.conv_channels), 0),
-        ("head", "layer", [row.heads for row in plan.layers], [shape.heads] * shape.layers, 1),
-        (
-            "ffn",
-            "layer",
-            [row.ffn for row in plan.layers],
-            [shape.intermediate_size] * shape.layers,
-            1,
-        ),
-    ]
+    """Units of teacher and student on every axis, a picture for each kind; hover shows indices."""
+    say, plan = words.say, evidence.inspection.plan
+    layout = layout_of(evidence.inspection.shape)
+    blocks = {layout.axis[axis.inside].kind for axis in layout.axes if axis.inside}
     pictures = []
-    for key, axis, units, dense, first in kept:
-        places = list(range(first, first + len(units)))
-        counts = [0 if row is None else len(row) for row in units]
+    for kind in KINDS:
+        axes = [axis for axis in layout.axes if axis.kind == kind]
+        if not axes or kind in blocks:  # a block that is gone shows in the units inside it
+            continue
+        index_of = axes[0].index_of
+        places = [axis.layer + (index_of == "layer") for axis in axes]
+        dense = [axis.size for axis in axes]
+        counts = [len(plan.kept[axis.name]) for axis in axes]
         texts = [
-            say("removed") if row is None else say("kept_indices", indices=ranges(row) or "-")
-            for row in units
+            say("removed")
+            if axis.inside and not plan.kept[axis.inside]
+            else say("kept_indices", indices=ranges(plan.kept[axis.name]) or "-")
+            for axis in axes
         ]
         figure = _graphs().Figure()
         figure.add_bar(
@@ -130,16 +128,16 @@ def layers(evidence: Evidence, words: Words) -> list[Picture]:
             hovertemplate="%{y}<br>%{customdata}",
         )
         figure.update_layout(
-            barmode="overlay", title={"text": words.kind(key)}, hovermode="x unified"
+            barmode="overlay", title={"text": words.kind(kind)}, hovermode="x unified"
         )
-        figure.update_xaxes(title={"text": say(axis)}, dtick=1 if len(places) <= 12 else 4)
+        figure.update_xaxes(title={"text": say(index_of)}, dtick=1 if len(places) <= 12 else 4)
         rows = tuple(
             (str(place), str(size), str(count), text)
             for place, size, count, text in zip(places, dense, counts, texts, strict=True)
         )
-        columns = (say(axis), say("teacher"), say("student"), say("kept"))
-        label = words.kind(key)
-        pictures.append(_picture(f"layers-{key}", label, figure, Table(columns, rows), 300))
+        columns = (say(index_of), say("teacher"), say("student"), say("kept"))
+        label = words.kind(kind)
+        pictures.append(_picture(f"layers-{kind}", label, figure, Table(columns, rows), 300))
     return pictures
 
 

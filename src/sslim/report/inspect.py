@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sslim.cost import MACS_SECONDS, macs, parameters
 from sslim.errors import OutputError
-from sslim.layout import ModelShape, layout_of
+from sslim.layout import KINDS, ModelShape, layout_of
 from sslim.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is shown, for scripts."""
-        parts = self.parts()
+        parts, axis = self.parts(), layout_of(self.shape).axis
         names = ("parameters", "dense_parameters", "macs_per_second", "dense_macs_per_second")
         return {
             "model": self.name,
@@ -71,6 +71,10 @@ class Inspection:
                 }
                 for layer in self.plan.layers
             ],
+            "axes": {
+                name: {"kept": len(units), "kept_units": list(units), "dense": axis[name].size}
+                for name, units in self.plan.others.items()
+            },
         }
 
     def render(self, console: Console) -> None:
@@ -87,6 +91,12 @@ class Inspection:
         for index, row in enumerate(facts["layers"], start=1):
             heads = _bar(row["heads"], row["dense_heads"])
             layers.add_row(str(index), *heads, *_bar(row["ffn"], row["dense_ffn"]))
+        others = Table(title="Others", title_justify="left")
+        for column in ("units", "kept", ""):
+            others.add_column(column)
+        for name, row in facts["axes"].items():
+            kind, _, index = name.partition(".")
+            others.add_row(f"{KINDS[kind]} {index}", *_bar(row["kept"], row["dense"]))
         parts = Table(title="Parts", title_justify="left")
         for column in ("part", "parameters", "kept", "", "MACs/s", "kept", ""):
             parts.add_column(column, justify="left" if column in ("part", "") else "right")
@@ -102,8 +112,9 @@ class Inspection:
             )
         # A folder may be called [red].
         console.print(f"{facts['model']}: {facts['family']}", highlight=False, markup=False)
-        for table in (convolutions, layers, parts):
-            console.print(table)
+        for table in (convolutions, layers, others, parts):
+            if table.row_count:
+                console.print(table)
 
     def save_png(self, path: str | Path) -> None:
         """Draws the kept units as a picture.
