@@ -125,6 +125,8 @@ class Axis:
     """Whether hardware likes its width to be a multiple of something."""
     open_at_start: float = 0.99
     """Probability of each of its gates to be open when training begins."""
+    index_of: str = "layer"
+    """What `layer` counts: "layer" of the encoder, or "convolution"."""
 
     @property
     def name(self) -> str:
@@ -240,7 +242,7 @@ def layout_of(shape: ModelShape) -> Layout:
     weights: list[Weight] = []
     products: list[Product] = []
     for index, size in enumerate(shape.conv_channels):
-        axes.append(Axis("conv", index, size, at_least=1, rounded=True))
+        axes.append(Axis("conv", index, size, at_least=1, rounded=True, index_of="convolution"))
         weights += _convolution(shape, index)
     last = f"conv.{len(shape.conv_channels) - 1}"
     weights += _projection(shape, last)

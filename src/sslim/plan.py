@@ -83,6 +83,12 @@ class PruningPlan:
             for index in range(count)
         )
 
+    @property
+    def others(self) -> dict[str, tuple[int, ...]]:
+        """What is kept of every axis that `conv` and `layers` do not show."""
+        shown = ("conv", "head", "attention_block", "ffn", "ffn_block")
+        return {name: units for name, units in self.kept.items() if name.split(".")[0] not in shown}
+
     def parameters(self, shape: ModelShape) -> int:
         """Exact number of parameters of the backbone that this plan describes."""
         return self.count(shape, "parameters")

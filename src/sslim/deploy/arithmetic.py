@@ -49,9 +49,11 @@ class Arithmetic(Protocol):
         weight: np.ndarray,
         bias: np.ndarray,
         groups: int,
+        before: int,
         key: str,
     ) -> str:
-        """(B, `frames`, D) -> the same with `weight` (D, D / groups, kernel), padded by half a kernel."""
+        """(B, `frames`, D) -> the same with `weight` (D, D / groups, kernel), whose first tap reads `before`
+        frames back, 0 to kernel - 1."""
 
 
 class Float32:
@@ -124,21 +126,20 @@ class Float32:
         weight: np.ndarray,
         bias: np.ndarray,
         groups: int,
+        before: int,
         key: str,
     ) -> str:
         kernel = weight.shape[2]
         x = graph.op("Transpose", x, perm=[0, 2, 1])
         if kernel % 2:
-            x = graph.op("Conv", x, weight, bias, group=groups, pads=[kernel // 2] * 2)
+            x = graph.op("Conv", x, weight, bias, group=groups, pads=[before, kernel - 1 - before])
             return graph.op("Transpose", x, perm=[0, 2, 1])
         # Three convolutions of half the taps at half the rate instead of four (fast FIR, as above): of even
         # frames e and odd frames o, with even taps p and odd taps q,
         #     even[t] = p*e[t] + q*o[t]      odd[t] = (p + q)*(o + e[+1])[t] - p*e[t + 1] - q*o[t]
         pairs = graph.op("Div", graph.op("Add", frames, 1), 2)
-        after = graph.op("Sub", graph.op("Add", graph.op("Mul", pairs, 2), kernel // 2), frames)
-        pads = graph.op(
-            "Concat", [0, 0, kernel // 2, 0, 0], graph.op("Reshape", after, [1]), axis=0
-        )
+        after = graph.op("Sub", graph.op("Add", graph.op("Mul", pairs, 2), kernel - before), frames)
+        pads = graph.op("Concat", [0, 0, before, 0, 0], graph.op("Reshape", after, [1]), axis=0)
         x = graph.op("Pad", x, pads)
         even = graph.op("Slice", x, [0], [2**31], [2], [2])
         odd = graph.op("Slice", x, [1], [2**31], [2], [2])
@@ -271,6 +272,7 @@ class Int8:
         weight: np.ndarray,
         bias: np.ndarray,
         groups: int,
+        before: int,
         key: str,
     ) -> str:
         scale, zero = self._range(key)
@@ -282,10 +284,10 @@ class Int8:
         # Pad with the code of zero, to whole blocks.
         blocks = graph.op("Div", graph.op("Add", frames, block - 1), block)
         after = graph.op("Sub", graph.op("Mul", graph.op("Add", blocks, reach - 1), block), frames)
-        after = graph.op("Sub", after, kernel // 2)
+        after = graph.op("Sub", after, before)
         pads = graph.op(
             "Concat",
-            [0, kernel // 2, 0, 0],
+            [0, before, 0, 0],
             graph.op("Reshape", after, [1]),
             [0],
             axis=0,

@@ -238,19 +238,11 @@ class Network:
 
     def _position(self, x: str) -> str:
         g, position = self.graph, self.model.encoder.pos_conv_embed
-        groups = self.config.num_conv_pos_embedding_groups
         activation = self.config.feat_extract_activation
         if hasattr(position, "layers"):  # data2vec's stack
             for index, layer in enumerate(position.layers):
-                x = self.arithmetic.positional(
-                    g,
-                    self._valid(x) if index else x,
-                    self.time,
-                    values(layer.conv.weight),
-                    values(layer.conv.bias),
-                    groups,
-                    f"encoder.pos_conv_embed.layers.{index}.conv",
-                )
+                x = self._valid(x) if index else x
+                x = self._position_convolution(x, layer.conv, f"layers.{index}.conv")
                 x = self._activation(self._layer_norm(x, layer.layer_norm), activation)
             return x
         norm = position.batch_norm
@@ -259,16 +251,20 @@ class Network:
             scale = values(norm.weight / deviation)
             x = g.op("Mul", g.op("Sub", x, values(norm.running_mean)), scale)
             x = self._valid(g.op("Add", x, values(norm.bias)))
-        x = self.arithmetic.positional(
-            g,
+        return self._activation(self._position_convolution(x, position.conv, "conv"), activation)
+
+    def _position_convolution(self, x: str, conv: Any, name: str) -> str:
+        """One positional convolution, as many frames out as in."""
+        return self.arithmetic.positional(
+            self.graph,
             x,
             self.time,
-            values(position.conv.weight),
-            values(position.conv.bias),
-            groups,
-            "encoder.pos_conv_embed.conv",
+            values(conv.weight),
+            values(conv.bias),
+            conv.groups,
+            conv.padding[0],
+            f"encoder.pos_conv_embed.{name}",
         )
-        return self._activation(x, activation)
 
     def _position_bias(self) -> str | None:
         """WavLM's relative-position bias, (H, T, T): one value per head and distance."""

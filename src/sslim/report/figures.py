@@ -97,11 +97,11 @@ def _short(text: str, most: int = 160) -> str:
 
 
 def layers(evidence: Evidence, words: Words) -> list[Picture]:
-    """Channels, heads and feed-forward units of teacher and student; hover shows indices."""
+    """Units of teacher and student, a picture for each kind; hover shows indices."""
     say = words.say
     pictures = []
-    for key, units in evidence.inspection.kept_units().items():
-        axis = "convolution" if key == "conv" else "layer"
+    for kind, units in evidence.inspection.kept_units().items():
+        index_of = units[0].index_of
         numbers = [row.number for row in units]
         dense = [row.dense for row in units]
         counts = [len(row.kept or ()) for row in units]
@@ -124,16 +124,16 @@ def layers(evidence: Evidence, words: Words) -> list[Picture]:
             hovertemplate="%{y}<br>%{customdata}",
         )
         figure.update_layout(
-            barmode="overlay", title={"text": words.kind(key)}, hovermode="x unified"
+            barmode="overlay", title={"text": words.kind(kind)}, hovermode="x unified"
         )
-        figure.update_xaxes(title={"text": say(axis)}, dtick=1 if len(numbers) <= 12 else 4)
+        figure.update_xaxes(title={"text": say(index_of)}, dtick=1 if len(numbers) <= 12 else 4)
         rows = tuple(
             (str(number), str(size), str(count), text)
             for number, size, count, text in zip(numbers, dense, counts, texts, strict=True)
         )
-        columns = (say(axis), say("teacher"), say("student"), say("kept"))
-        label = words.kind(key)
-        pictures.append(_picture(f"layers-{key}", label, figure, Table(columns, rows), 300))
+        columns = (say(index_of), say("teacher"), say("student"), say("kept"))
+        label = words.kind(kind)
+        pictures.append(_picture(f"layers-{kind}", label, figure, Table(columns, rows), 300))
     return pictures
 
 

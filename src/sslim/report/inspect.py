@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sslim.cost import MACS_SECONDS, macs, parameters
-from sslim.layout import ModelShape, layout_of
+from sslim.layout import KINDS, ModelShape, layout_of
 from sslim.plan import PruningPlan
 from sslim.records import Record
 
@@ -25,6 +25,8 @@ BAR = 16
 class KeptUnits:
     """What is left of one convolution's channels, or of one layer's heads or feed-forward units."""
 
+    index_of: str
+    """What is numbered: `convolution` or `layer`."""
     number: int
     """Convolutions count from 0, layers from 1."""
     dense: int
@@ -48,9 +50,9 @@ class Inspection:
                 continue
             gone = axis.inside is not None and not self.plan.kept[axis.inside]
             kept = None if gone else self.plan.kept[axis.name]
-            # Convolutions count from 0, encoder layers from 1.
-            number = axis.layer + (axis.inside is not None)
-            rows.setdefault(axis.kind, []).append(KeptUnits(number, axis.size, kept))
+            number = axis.layer + (axis.index_of == "layer")
+            units = KeptUnits(axis.index_of, number, axis.size, kept)
+            rows.setdefault(axis.kind, []).append(units)
         return rows
 
     def parts(self) -> dict[str, dict[str, int]]:
@@ -71,7 +73,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is shown, for scripts."""
-        parts = self.parts()
+        parts, axis = self.parts(), layout_of(self.shape).axis
         names = ("parameters", "dense_parameters", "macs_per_second", "dense_macs_per_second")
         return {
             "model": self.name,
@@ -92,6 +94,10 @@ class Inspection:
                 }
                 for layer in self.plan.layers
             ],
+            "axes": {
+                name: {"kept": len(units), "kept_units": list(units), "dense": axis[name].size}
+                for name, units in self.plan.others.items()
+            },
         }
 
     def render(self, console: Console) -> None:
@@ -108,6 +114,12 @@ class Inspection:
         for index, row in enumerate(facts["layers"], start=1):
             heads = _bar(row["heads"], row["dense_heads"])
             layers.add_row(str(index), *heads, *_bar(row["ffn"], row["dense_ffn"]))
+        others = Table(title="Others", title_justify="left")
+        for column in ("units", "kept", ""):
+            others.add_column(column)
+        for name, row in facts["axes"].items():
+            kind, _, index = name.partition(".")
+            others.add_row(f"{KINDS[kind]} {index}", *_bar(row["kept"], row["dense"]))
         parts = Table(title="Parts", title_justify="left")
         for column in ("part", "parameters", "kept", "", "MACs/s", "kept", ""):
             parts.add_column(column, justify="left" if column in ("part", "") else "right")
@@ -123,8 +135,9 @@ class Inspection:
             )
         # A folder may be called [red].
         console.print(f"{facts['model']}: {facts['family']}", highlight=False, markup=False)
-        for table in (convolutions, layers, parts):
-            console.print(table)
+        for table in (convolutions, layers, others, parts):
+            if table.row_count:
+                console.print(table)
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,16 @@ class KeptLayer:
 
 
 @dataclass(frozen=True)
+class KeptAxis:
+    """Units of any other kind."""
+
+    kept: int
+    kept_units: tuple[int, ...]
+    """Indices in the dense model."""
+    dense: int
+
+
+@dataclass(frozen=True)
 class InspectionFacts(Record):
     """What `sslim inspect --json` writes."""
 
@@ -173,6 +196,8 @@ class InspectionFacts(Record):
     parts: dict[str, PartSizes]
     convolutions: tuple[KeptChannels, ...]
     layers: tuple[KeptLayer, ...]
+    axes: dict[str, KeptAxis]
+    """All others that have lost units."""
 
 
 def _bar(kept: int | None, size: int) -> tuple[str, str]:

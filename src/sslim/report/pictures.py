@@ -37,7 +37,7 @@ def save_png(inspection: Inspection, path: str | Path) -> None:
         axes.bar(numbers, [row.dense for row in rows], color="#d9dde3", label="dense")
         axes.bar(numbers, [len(row.kept or ()) for row in rows], color="#2563a8", label="kept")
         axes.set_title(Words("en").kind(kind), fontsize=10)
-        axes.set_xlabel(say("convolution" if kind == "conv" else "layer").lower(), fontsize=9)
+        axes.set_xlabel(say(rows[0].index_of).lower(), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     facts = inspection.to_dict()
