@@ -29,7 +29,10 @@ class RunStatus(Record):
     folder: str
     state: str
     """`finished`, `running`, `starting`, `interrupted`, `failed`, or `stopped`: its process is gone."""
+    step: str
+    """Of the run's list: `joint`, `decide`, `recover`, `save`."""
     stage: str
+    """The training that the step is, as in the settings; empty where it trains nothing."""
     update: int
     updates: int
     seconds_left: float | None
@@ -74,6 +77,7 @@ def _status(out: Path) -> RunStatus:
     return RunStatus(
         folder=str(out),
         state=state,
+        step=facts.step or "",
         stage=facts.stage or "",
         update=facts.update or 0,
         updates=facts.updates or 0,

@@ -65,6 +65,16 @@ class RunState:
             ):  # a full disk ends the run where it matters, not here
                 self.facts.write(self.folder / FILE)
 
+    def begin(self, step: str, stage: str, updates: int) -> None:
+        """Notes the step of the run that begins, and its training (`stage`, empty: it trains nothing)."""
+        self.set(
+            status="running",
+            step=step,
+            stage=stage or None,
+            update=0 if stage else None,
+            updates=updates if stage else None,
+        )
+
     def forget_pace(self) -> None:
         """What was measured before holds no longer: settings were changed."""
         self.facts = replace(self.facts, seconds_per_batch=None)

@@ -128,7 +128,7 @@ def run_steps(run: Run, steps: Sequence[Step]) -> None:
             "give all processes one OUT on one shared disk, and run again with --resume",
         )
     for step in steps[done:]:
-        run.session.state.set(status="running", step=step.name)
+        run.session.state.begin(step.name, step.stage, step.updates)
         product = step.make(run, product)
         if step.empty is not None and run.processes.main:
             _save(run, step, product, sum(one.updates for one in steps[: steps.index(step) + 1]))
