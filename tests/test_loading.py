@@ -483,12 +483,12 @@ def test_a_dense_model_of_ours_and_the_familys_are_one(teacher: Path, tmp_path: 
 def test_nobody_pays_for_an_identity_that_nobody_asks_for(
     teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sslim.backbone import load, loading
+    from sslim.backbone import load, loaded
 
     def costs(*_: Any) -> str:
         raise AssertionError("hashed")
 
-    monkeypatch.setattr(loading, "fingerprint", costs)
+    monkeypatch.setattr(loaded, "fingerprint", costs)
     assert load(teacher) is not None
     with pytest.raises(AssertionError, match="hashed"):
         _ = load_model(teacher).fingerprint
