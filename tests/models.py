@@ -23,14 +23,18 @@ CONFIGS = {
 SIZES = {
     "base": {},
     "large": {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
+    "batch-norm": {"conv_pos_batch_norm": True, "num_conv_pos_embeddings": 7},
 }
 CASES = [
     (family, size)
     for family in CONFIGS
-    for size in SIZES
+    for size in ("base", "large")
     if (family, size) != ("data2vec-audio", "large")
 ]
 """data2vec-audio has one layout at every size."""
+POSITIONAL_CASES = [("hubert", "base"), ("hubert", "batch-norm"), ("data2vec-audio", "base")]
+"""Each positional convolution that there is: weight-normalised, behind a batch norm, stacked."""
+ALL_CASES = [*CASES, POSITIONAL_CASES[1]]
 
 
 def tiny_config(family: str, size: str = "base", **changes: Any) -> Any:

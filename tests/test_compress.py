@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForCTC
 
 import sslim
 from sslim.cli import run as command_line
+from sslim.deploy.export import export
 from sslim.errors import (
     AudioError,
     BudgetError,
@@ -26,6 +27,7 @@ from sslim.errors import (
     TeacherError,
     TrainingError,
 )
+from sslim.report.inspect import inspect_model
 from sslim.story import compress
 from sslim.train.progress import StageBar
 from tests.models import CASES, tiny_teacher
@@ -153,6 +155,22 @@ def test_whole_blocks_can_go(teacher: Path, audio: Path, tmp_path: Path) -> None
     units = "units=conv,head,ffn,attention_block,ffn_block"
     result = run(teacher, audio, tmp_path / "out", units)
     assert result.parameters <= result.dense_parameters // 2
+
+
+def test_taps_can_go(teacher: Path, audio: Path, tmp_path: Path) -> None:
+    """Asked for, they train, are decided, saved, shown and exported like any unit."""
+    result = run(teacher, audio, tmp_path / "out", "units=conv,head,ffn,tap", params="20%")
+    assert 0.99 * 0.2 * result.dense_parameters <= result.parameters
+    assert result.parameters <= 0.2 * result.dense_parameters
+    kept = json.loads((tmp_path / "out" / "config.json").read_text())["plan"]["axes"]["tap.0"]
+    assert 1 <= len(kept) < 8
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    assert result.parameters == model.num_parameters()
+    log = (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert "open.tap" in json.loads(log[0])
+    assert inspect_model(tmp_path / "out").to_dict()["axes"]["tap.0"]["kept_units"] == kept
+    for format in ("onnx", "onnx-int8"):
+        assert export(tmp_path / "out", tmp_path / "m.onnx", format=format, force=True).check
 
 
 def test_a_head_is_kept_on_top(audio: Path, tmp_path: Path) -> None:

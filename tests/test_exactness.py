@@ -4,6 +4,7 @@ kind, random plans and random soft gate values (1e-5, float32, evaluation mode).
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sslim.layout import KINDS
 from sslim.plan import PruningPlan
 from sslim.prune.gates import GatedModel, Gates
 from sslim.prune.surgery import cut
-from tests.models import CASES, tiny_teacher
+from tests.models import ALL_CASES, CASES, POSITIONAL_CASES, tiny_teacher
 from tests.tasks import gated_states
 
 TOLERANCE = 1e-5
@@ -81,6 +82,81 @@ def test_gated_equals_sliced(family: str, size: str, kinds: tuple[str, ...]) -> 
         assert largest(gated, dense) > 1e-3, "the plan changed nothing, so nothing was tested"
         assert plan.parameters(shape_of(model)) == sum(p.numel() for p in small.parameters())
         assert plan_of(small) == plan
+
+
+TAPS: dict[str, Callable[[int], tuple[int, ...]]] = {
+    "all": lambda size: tuple(range(size)),
+    "first": lambda size: (0,),
+    "last": lambda size: (size - 1,),
+    "own frame": lambda size: (size // 2,),
+    "both ends": lambda size: (0, size - 1),
+    "past": lambda size: (0, 1, 2),
+    "future": lambda size: (size - 3, size - 1),
+    "a hole": lambda size: (0, 1, *range(3, size)),
+    "every other": lambda size: tuple(range(1, size, 2)),
+}
+"""Sets of a kernel's taps that are easily got wrong."""
+
+
+def gates_on_taps(model: SslimModel, first: int) -> tuple[GatedModel, torch.Tensor, PruningPlan]:
+    """Soft gates on the taps of set number `first`, and of the sets after it for further convolutions."""
+    gates = Gates(model, ("tap",))
+    sets, values, kept = list(TAPS.values()), [], {}
+    for axis in gates.axes:
+        units = sets[(first + axis.layer) % len(sets)](axis.size)
+        kept[axis.name] = units
+        values += [
+            0.05 + 0.9 * torch.rand(()) if unit in units else 0.0 for unit in range(axis.size)
+        ]
+    plan = gates.plan.replaced(kept, shape_of(model))
+    return GatedModel(model.eval(), gates), torch.tensor(values, dtype=torch.float64), plan
+
+
+@pytest.mark.parametrize("first", range(len(TAPS)), ids=list(TAPS))
+@pytest.mark.parametrize(("family", "size"), ALL_CASES)
+@torch.no_grad()
+def test_a_kept_tap_keeps_its_offset(family: str, size: str, first: int, tmp_path: Path) -> None:
+    """For audio of any length, in padded batches, reloaded as well."""
+    register()
+    torch.manual_seed(first)
+    waveforms, mask = torch.randn(2, 4000), torch.ones(2, 4000, dtype=torch.long)
+    mask[1, 2900:] = 0
+    gated, values, plan = gates_on_taps(model_of(family, size), first)
+    small = cut(gated.model, plan, gated.folded_state(values.float())).eval()
+    save_folder(tmp_path / "small", small, normalise=False)
+    again = AutoModel.from_pretrained(tmp_path / "small").eval()
+    assert plan.parameters(shape_of(small)) == sum(p.numel() for p in again.parameters())
+    before = model_of(family, size).distillation_features(waveforms)
+    assert largest(gated_states(gated, values.float(), waveforms), before) > 1e-3, (
+        "nothing was tested"
+    )
+    inputs = ((waveforms,), (waveforms, mask), (waveforms[:1, :400],))
+    for each in inputs:
+        wanted = gated_states(gated, values.float(), *each)
+        assert largest(wanted, small.distillation_features(*each)) < TOLERANCE
+        assert largest(wanted, again.distillation_features(*each)) < TOLERANCE
+    gated.model.double()
+    exact = cut(gated.model, plan, gated.folded_state(values)).eval()
+    for each in inputs:
+        doubles = (each[0].double(), *each[1:])
+        assert (
+            largest(gated_states(gated, values, *doubles), exact.distillation_features(*doubles))
+            < 1e-11
+        )
+
+
+@pytest.mark.parametrize(("family", "size"), POSITIONAL_CASES)
+@torch.no_grad()
+def test_taps_moved_by_a_frame_are_not_exact(family: str, size: str) -> None:
+    """The corrupted twin: the same weights where the plan names other taps."""
+    waveforms = torch.randn(2, 4000)
+    gated, values, plan = gates_on_taps(model_of(family, size), list(TAPS).index("past"))
+    wrong = plan.replaced({"tap.0": (1, 2, 3)}, shape_of(gated.model))
+    small = cut(gated.model, plan, gated.folded_state(values.float())).eval()
+    moved = cut(gated.model, wrong).eval()
+    moved.load_state_dict(small.state_dict())
+    wanted = gated_states(gated, values.float(), waveforms)
+    assert largest(wanted, moved.distillation_features(waveforms)) > 1e-3
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)

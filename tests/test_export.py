@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,24 @@ from sslim.layout import KINDS
 from sslim.prune.gates import Gates
 from sslim.prune.surgery import cut
 from tests.conftest import REPOSITORY
-from tests.models import CASES, tiny_teacher
-from tests.test_exactness import random_values
+from tests.models import CASES, POSITIONAL_CASES, tiny_teacher
+from tests.test_exactness import TAPS, gates_on_taps, random_values
 from tests.test_saved_folder import HEAD_CLASSES, HEAD_SETTINGS, supported
 
 LENGTHS = (9000, 4321, 400)
+DPHUBERT_KINDS = [kind for kind in KINDS if kind != "tap"]
+"""What the reference's classes can be without."""
 
 
 def loaded_model(
-    family: str, size: str = "base", *, pruned: int | None = None, **more: Any
+    family: str,
+    size: str = "base",
+    *,
+    pruned: int | None = None,
+    kinds: Iterable[str] = KINDS,
+    **more: Any,
 ) -> LoadedModel:
-    """A tiny random model, pruned with a seed or dense, of a family."""
+    """A tiny random model of a family, dense or with units of these kinds pruned by a seed."""
     head = more.pop("head", "")
     if head:
         dense = tiny_teacher(family, size, auto=HEAD_CLASSES[head], **HEAD_SETTINGS)
@@ -48,7 +56,7 @@ def loaded_model(
         dense = tiny_teacher(family, size, **more)
     whole: Any = build(dense.config, dense.state_dict(), head, "test")
     if pruned is not None:
-        _, plan = random_values(Gates(whole, KINDS), pruned, 0.4)
+        _, plan = random_values(Gates(whole, kinds), pruned, 0.4)
         whole = cut(whole, plan).eval()
     return LoadedModel(whole, head, size == "large", "test", None, "0" * 64)
 
@@ -89,6 +97,27 @@ def test_float32_is_the_model_at_every_layer_and_in_any_batch(
         assert np.abs(together["hidden_states"][:, row, :frames] - states.numpy()).max() < 1e-4
         assert np.abs(together["last_hidden_state"][row, :frames] - output.numpy()).max() < 1e-4
         assert not together["last_hidden_state"][row, frames:].any()
+
+
+@pytest.mark.parametrize("first", range(len(TAPS)), ids=list(TAPS))
+@pytest.mark.parametrize(("family", "size"), POSITIONAL_CASES)
+def test_a_file_keeps_any_taps_where_they_are(
+    family: str, size: str, first: int, tmp_path: Path
+) -> None:
+    """In float32, and in int8 next to the model's own states; audio of one frame among them."""
+    loaded = loaded_model(family, size)
+    gated, values, plan = gates_on_taps(loaded.whole, first)
+    small = cut(gated.model, plan, gated.folded_state(values.float())).eval()
+    loaded = LoadedModel(small, "", False, "test", None, "0" * 64)
+    exact, coarse = (
+        exported(loaded, tmp_path / "m.onnx", int8=int8)(clips()) for int8 in (False, True)
+    )
+    for row, clip in enumerate(clips()):
+        states, _ = answers(loaded, clip)
+        frames = states.shape[1]
+        assert np.abs(exact["hidden_states"][:, row, :frames] - states.numpy()).max() < 1e-4
+        near = torch.from_numpy(coarse["hidden_states"][0, row, :frames])
+        assert float(torch.cosine_similarity(near, states[0], dim=-1).mean()) > 0.99
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)
@@ -213,8 +242,8 @@ def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["onnx", "onnx-int8", "dphubert"])
 def test_the_command(format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = folder_of(loaded_model("hubert", pruned=3), tmp_path / "model")
-    out = tmp_path / "file.bin"
+    loaded = loaded_model("hubert", pruned=3, kinds=DPHUBERT_KINDS)
+    model, out = folder_of(loaded, tmp_path / "model"), tmp_path / "file.bin"
     arguments = ["export", str(model), str(out), "--format", format]
     # These weights are random, which quantisation likes less than trained ones.
     assert run([*arguments, "--min-cosine", "0.98"]) == 0
@@ -284,6 +313,10 @@ def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path) -> None:
     model = folder_of(loaded_model("data2vec-audio"), tmp_path / "model")
     with pytest.raises(ExportError, match="knows no data2vec-audio"):
         export(model, tmp_path / "m.pth", format="dphubert")
+    fewer = folder_of(loaded_model("hubert", pruned=1, kinds=("tap",)), tmp_path / "fewer")
+    with pytest.raises(ExportError, match="it always has all positional taps"):
+        export(fewer, tmp_path / "m.pth", format="dphubert")
+    assert not (tmp_path / "m.pth").exists()
     with pytest.raises(OutputError, match="is a folder"):
         export(model, tmp_path)
     assert run(["export", str(model), str(tmp_path / "m.onnx"), "--format", "tflite"]) == 2
@@ -298,7 +331,7 @@ def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path) -> None:
 def test_dphubert_files_read_back_as_the_same_model(
     family: str, size: str, seed: int, tmp_path: Path
 ) -> None:
-    loaded = loaded_model(family, size, pruned=seed)
+    loaded = loaded_model(family, size, pruned=seed, kinds=DPHUBERT_KINDS)
     save_dphubert(loaded, tmp_path / "m.pth")
     renamed = (tmp_path / "m.pth").rename(tmp_path / f"{family}.pth")  # the name tells wav2vec 2.0
     again = load_model(renamed)

@@ -27,7 +27,7 @@ from sslim.deploy.signals import LONG_SECONDS, find_signals, speech_like
 from sslim.deploy.verify import Check, LayerCheck, answers, check_export, shortest_of
 from sslim.errors import AudioError, ConfigError, ExportError, OutputError, TeacherError
 from sslim.identity import COMPUTATION, content_of
-from tests.test_export import clips, exported, folder_of, loaded_model
+from tests.test_export import DPHUBERT_KINDS, clips, exported, folder_of, loaded_model
 
 NAN = float("nan")
 
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spoilt(place: str, value: float) -> Any:
     """A model with one weight that is no number."""
-    loaded = loaded_model("hubert", pruned=3)
+    loaded = loaded_model("hubert", pruned=3, kinds=DPHUBERT_KINDS)
     with torch.no_grad():
         dict(loaded.model.named_parameters())[place].view(-1)[0] = value
     return loaded
@@ -102,7 +102,7 @@ def test_a_dphubert_file_of_nan_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(foreign, "build", spoiling)
     with pytest.raises(ExportError, match="reads back with a difference of nan"):
-        save_dphubert(loaded_model("hubert", pruned=3), tmp_path / "m.pth")
+        save_dphubert(loaded_model("hubert", pruned=3, kinds=DPHUBERT_KINDS), tmp_path / "m.pth")
 
 
 def test_a_batch_of_different_lengths_and_something_long_are_compared(

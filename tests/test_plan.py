@@ -122,6 +122,14 @@ def test_the_first_form_is_what_is_written_where_it_says_all() -> None:
     }
 
 
+def test_other_axes_are_written_where_they_are_not_whole() -> None:
+    dense = PruningPlan.dense(TINY)
+    plan = dense.replaced({"tap.0": (1, 2, 7)}, TINY)
+    assert plan.to_dict(TINY) == dense.to_dict(TINY) | {"axes": {"tap.0": [1, 2, 7]}}
+    assert PruningPlan.from_dict(plan.to_dict(TINY), TINY) == plan
+    assert PruningPlan.from_dict(dense.to_dict(TINY), TINY).kept["tap.0"] == tuple(range(8))
+
+
 def test_an_axis_is_said_once() -> None:
     data = PruningPlan.dense(TINY).to_dict(TINY) | {"axes": {"conv.0": [1, 2]}}
     with pytest.raises(ValueError, match="twice"):
@@ -139,6 +147,9 @@ def test_an_axis_is_said_once() -> None:
             "head.0",
         ),
         (lambda plan: {**plan, "axes": {"wing.0": [1]}}, "same axes: wing.0"),
+        (lambda plan: {**plan, "axes": {"tap.1": [1]}}, "same axes: tap.1"),
+        (lambda plan: {**plan, "axes": {"tap.0": []}}, "keeps 0 units of tap.0"),
+        (lambda plan: {**plan, "axes": {"tap.0": [0, 8]}}, "below 8"),
     ],
 )
 def test_plans_that_do_not_fit_are_refused(change: Any, message: str) -> None:

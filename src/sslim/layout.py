@@ -1,13 +1,13 @@
 """One table of a model: its weights over named axes, and everything that follows from it.
 
-An *axis* is a vector of units that can be removed: the channels of a convolution (`conv.3`), the heads or the
-whole attention block of a layer (`head.7`, `attention_block.7`), its FFN units or block (`ffn.7`,
-`ffn_block.7`). Each dimension of each weight says which axis it follows. Parameters and multiply-accumulates
-(`cost`), plans and their floors (`plan`), slicing, folding of gates and kept statistics (`prune`) are all
-read off this table. So a new kind of unit is a new axis and the dimensions that follow it, and no count can
-differ from the model.
+An *axis* is a vector of units that can be removed: the channels of a convolution (`conv.3`), the heads or
+the whole attention block of a layer (`head.7`, `attention_block.7`), its FFN units or block (`ffn.7`,
+`ffn_block.7`), the taps of a positional convolution (`tap.0`). Each dimension of each weight says which
+axis it follows. Parameters and multiply-accumulates (`cost`), plans and their floors (`plan`), slicing,
+folding of gates and kept statistics (`prune`) are all read off this table. So a new kind of unit is a new
+axis and the dimensions that follow it, and no count can differ from the model.
 
-Units are those of DPHuBERT (Peng et al. 2023, section 2.2). The residual width never changes.
+Units are those of DPHuBERT (Peng et al. 2023, section 2.2), and taps. The residual width never changes.
 """
 
 from __future__ import annotations
@@ -193,6 +193,7 @@ KINDS: Mapping[str, str] = {
     "ffn": "FFN units",
     "attention_block": "attention blocks",
     "ffn_block": "FFN blocks",
+    "tap": "positional taps",
 }
 """Kinds of units as settings and logs name them, and as people do; the first three are the paper's recipe."""
 
@@ -246,7 +247,9 @@ def layout_of(shape: ModelShape) -> Layout:
         weights += _convolution(shape, index)
     last = f"conv.{len(shape.conv_channels) - 1}"
     weights += _projection(shape, last)
-    weights += _positional(shape)
+    for index in range(max(1, shape.position_depth)):
+        axes.append(Axis("tap", index, shape.position_kernel, at_least=1, index_of="convolution"))
+        weights += _positional(shape, index)
     weights += _norm("encoder.layer_norm", Dim(shape.hidden_size))
     for index in range(shape.layers):
         attention, ffn = f"attention_block.{index}", f"ffn_block.{index}"
@@ -318,21 +321,20 @@ def _projection(shape: ModelShape, last: str) -> Iterator[Weight]:
     yield Weight(f"{name}.bias", "projection", (width,))
 
 
-def _positional(shape: ModelShape) -> Iterator[Weight]:
+def _positional(shape: ModelShape, index: int) -> Iterator[Weight]:
     prefix, width = "encoder.pos_conv_embed", Dim(shape.hidden_size)
-    frames = len(shape.conv_channels) - 1
-    dims = (width, Dim(shape.hidden_size // shape.position_groups), Dim(shape.position_kernel))
+    taps, frames = f"tap.{index}", len(shape.conv_channels) - 1
+    dims = (width, Dim(shape.hidden_size // shape.position_groups), Dim(1, taps))
+    name = f"{prefix}.layers.{index}.conv" if shape.position_depth > 0 else f"{prefix}.conv"
     if shape.position_depth == 0:
-        name = f"{prefix}.conv.parametrizations.weight"
-        gains = (Dim(1), Dim(1), Dim(shape.position_kernel))
-        yield Weight(f"{name}.original0", "positional", gains)
-        yield Weight(f"{name}.original1", "positional", dims, frames=frames)
-        yield Weight(f"{prefix}.conv.bias", "positional", (width,))
-        return
-    names = [f"{prefix}.layers.{number}.conv" for number in range(shape.position_depth)]
-    for name in names or [f"{prefix}.conv"]:
-        yield Weight(f"{name}.weight", "positional", dims, frames=frames)
-        yield Weight(f"{name}.bias", "positional", (width,))
+        # Weight normalisation has a gain for each tap, which its gate scales.
+        gains = (Dim(1), Dim(1), Dim(1, taps))
+        factors = f"{name}.parametrizations.weight.original"
+        yield Weight(f"{factors}0", "positional", gains, folds=(taps,))
+        yield Weight(f"{factors}1", "positional", dims, frames=frames)
+    else:
+        yield Weight(f"{name}.weight", "positional", dims, folds=(taps,), frames=frames)
+    yield Weight(f"{name}.bias", "positional", (width,))
     if shape.position_depth < 0:
         yield from _norm(f"{prefix}.batch_norm", width, "positional")
 

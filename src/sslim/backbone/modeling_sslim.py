@@ -188,19 +188,54 @@ class FeatureProjection(nn.Module):
         return self.dropout(self.projection(x_BTC)), x_BTC
 
 
+class PositionalConv1d(nn.Conv1d):
+    """The kept taps of a grouped convolution over frames. (B, D, T) -> (B, D, T).
+
+    Tap k of a kernel of K reads frame t + k - K // 2 for frame t, whichever others are kept. Each run of
+    neighbouring taps is one convolution, so that taps that are gone are neither stored nor multiplied by.
+    """
+
+    def __init__(self, config: Any, index: int, kernel: int) -> None:
+        plan = getattr(config, "plan", None) or {}
+        taps = plan.get("axes", {}).get(f"tap.{index}", list(range(kernel)))
+        width, groups = config.hidden_size, config.num_conv_pos_embedding_groups
+        super().__init__(width, width, len(taps), padding=kernel // 2, groups=groups)
+        self.complete = len(taps) == kernel
+        starts = [n for n, tap in enumerate(taps) if n == 0 or tap != taps[n - 1] + 1]
+        self.runs = [
+            (taps[start] - kernel // 2, start, stop)
+            for start, stop in zip(starts, [*starts[1:], len(taps)], strict=True)
+        ]
+        """Of each run: the frame that its first tap reads, from the own one on, and its slice of the taps."""
+
+    def _conv_forward(
+        self, x_BDT: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        frames = x_BDT.shape[2]
+        if self.complete:
+            # An even kernel padded by half of itself gives one frame too many.
+            return super()._conv_forward(x_BDT, weight, bias)[..., :frames]
+        reach = int(self.padding[0])
+        padded_BDT = F.pad(x_BDT, (reach, reach))
+        total_BDT: torch.Tensor | None = None
+        for offset, start, stop in self.runs:
+            first = reach + offset
+            read_BDT = padded_BDT[..., first : first + frames + stop - start - 1]
+            part_BDT = F.conv1d(read_BDT, weight[..., start:stop], bias, groups=self.groups)
+            bias = None
+            # Terms that are rounded already are added up in float32 at least.
+            wide_BDT = part_BDT.to(torch.promote_types(part_BDT.dtype, torch.float32))
+            total_BDT = wide_BDT if total_BDT is None else total_BDT + wide_BDT
+        assert total_BDT is not None  # a tap at least is always kept
+        return total_BDT.to(part_BDT.dtype)
+
+
 class PositionalConv(nn.Module):
     """Grouped convolution that encodes position. (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.kernel = config.num_conv_pos_embeddings
-        self.conv = nn.Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            self.kernel,
-            padding=self.kernel // 2,
-            groups=config.num_conv_pos_embedding_groups,
-        )
+        self.conv: Any = PositionalConv1d(config, 0, config.num_conv_pos_embeddings)
         self.batch_norm: nn.Module | None
         if getattr(config, "conv_pos_batch_norm", False):
             self.batch_norm = nn.BatchNorm1d(config.hidden_size)
@@ -213,28 +248,20 @@ class PositionalConv(nn.Module):
         x_BDT = x_BTD.transpose(1, 2)
         if self.batch_norm is not None:
             x_BDT = _without_padding(self.batch_norm(x_BDT), keep_BT)
-        # An even kernel padded by half of itself gives one frame too many.
-        x_BDT = _convolved(self.conv, x_BDT)[..., : x_BTD.shape[1]]
-        return self.activation(x_BDT).transpose(1, 2)
+        return self.activation(_convolved(self.conv, x_BDT)).transpose(1, 2)
 
 
 class PositionalConvLayer(nn.Module):
     """One of data2vec's stacked positional convolutions. (B, D, T) -> (B, D, T)."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, index: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            config.conv_pos_kernel_size,
-            padding=config.conv_pos_kernel_size // 2,
-            groups=config.num_conv_pos_embedding_groups,
-        )
+        self.conv = PositionalConv1d(config, index, config.conv_pos_kernel_size)
         self.layer_norm = nn.LayerNorm(config.hidden_size, elementwise_affine=False)
         self.activation = ACT2FN[config.feat_extract_activation]
 
     def forward(self, x_BDT: torch.Tensor) -> torch.Tensor:
-        x_BDT = _convolved(self.conv, x_BDT)[..., : x_BDT.shape[2]]
+        x_BDT = _convolved(self.conv, x_BDT)
         x_BDT = self.layer_norm(x_BDT.transpose(1, 2)).transpose(1, 2)
         return self.activation(x_BDT)
 
@@ -245,7 +272,7 @@ class StackedPositionalConv(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            PositionalConvLayer(config) for _ in range(config.num_conv_pos_embeddings)
+            PositionalConvLayer(config, index) for index in range(config.num_conv_pos_embeddings)
         )
 
     def forward(self, x_BTD: torch.Tensor, keep_BT: torch.Tensor | None = None) -> torch.Tensor:
@@ -255,7 +282,7 @@ class StackedPositionalConv(nn.Module):
         return x_BDT.transpose(1, 2)
 
 
-def _convolved(conv: nn.Conv1d, x_BDT: torch.Tensor) -> torch.Tensor:
+def _convolved(conv: PositionalConv1d, x_BDT: torch.Tensor) -> torch.Tensor:
     """A positional convolution, in float32 where a CPU's bfloat16 would give something else altogether.
 
     oneDNN's bfloat16 convolutions are wrong (not coarse: uncorrelated) on processors with AMX where a group
@@ -267,15 +294,7 @@ def _convolved(conv: nn.Conv1d, x_BDT: torch.Tensor) -> torch.Tensor:
         return convolved
     bias = None if conv.bias is None else conv.bias.float()
     with torch.autocast("cpu", enabled=False):
-        exact = F.conv1d(
-            x_BDT.float(),
-            conv.weight.float(),
-            bias,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-        )
+        exact = conv._conv_forward(x_BDT.float(), conv.weight.float(), bias)
     return exact.to(x_BDT.dtype)
 
 

@@ -18,7 +18,9 @@ from sslim.backbone.families import build
 from sslim.backbone.formats import read_checkpoint
 from sslim.backbone.formats.torchaudio import MARK
 from sslim.backbone.loaded import LoadedModel
+from sslim.backbone.units import plan_of, table_of
 from sslim.errors import ExportError
+from sslim.layout import KINDS
 
 GATES = (
     "extractor_prune_conv_channels",
@@ -48,7 +50,10 @@ def save_dphubert(loaded: LoadedModel, out: Path) -> None:
 
 
 def _refuse_what_does_not_fit(loaded: LoadedModel) -> None:
-    config = loaded.model.config
+    config, axes = loaded.model.config, table_of(loaded.model).axis
+    fewer = [
+        name for name, kept in plan_of(loaded.model).others.items() if len(kept) < axes[name].size
+    ]
     reason = ""
     if loaded.family == "data2vec-audio":
         reason = "it knows no data2vec-audio"
@@ -60,6 +65,8 @@ def _refuse_what_does_not_fit(loaded: LoadedModel) -> None:
         reason = "its activation is always gelu"
     elif config.layer_norm_eps != 1e-5:
         reason = f"its norms have an epsilon of 1e-5, not {config.layer_norm_eps:g}"
+    elif fewer:
+        reason = f"it always has all {KINDS[axes[fewer[0]].kind]}"
     if reason:
         raise ExportError(
             f"{loaded.source} cannot become a DPHuBERT file exactly: {reason}",

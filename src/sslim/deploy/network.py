@@ -254,17 +254,30 @@ class Network:
         return self._activation(self._position_convolution(x, position.conv, "conv"), activation)
 
     def _position_convolution(self, x: str, conv: Any, name: str) -> str:
-        """One positional convolution, as many frames out as in."""
-        return self.arithmetic.positional(
-            self.graph,
-            x,
-            self.time,
-            values(conv.weight),
-            values(conv.bias),
-            conv.groups,
-            conv.padding[0],
-            f"encoder.pos_conv_embed.{name}",
-        )
+        """One positional convolution, as many frames out as in: a product for each run of kept taps."""
+        g, weight, bias = self.graph, values(conv.weight), values(conv.bias)
+        key, total = f"encoder.pos_conv_embed.{name}", ""
+        for offset, start, stop in conv.runs:
+            before = min(max(0, -offset), stop - start - 1)
+            read, taps = (
+                self._moved(x, offset + before),
+                np.ascontiguousarray(weight[..., start:stop]),
+            )
+            part = self.arithmetic.positional(
+                g, read, self.time, taps, bias, conv.groups, before, key
+            )
+            total, bias = g.op("Add", total, part) if total else part, np.zeros_like(bias)
+        return total
+
+    def _moved(self, x: str, frames: int) -> str:
+        """(B, T, D) with frame t + `frames` in the place of frame t, zeros where there is none."""
+        g = self.graph
+        if frames > 0:
+            return g.op("Slice", g.op("Pad", x, [0, 0, 0, 0, frames, 0]), [frames], [2**31], [1])
+        if frames < 0:
+            x = g.op("Pad", x, [0, -frames, 0, 0, 0, 0])
+            return g.op("Slice", x, [0], g.op("Reshape", self.time, [1]), [1])
+        return x
 
     def _position_bias(self) -> str | None:
         """WavLM's relative-position bias, (H, T, T): one value per head and distance."""
