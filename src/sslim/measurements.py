@@ -118,13 +118,13 @@ class GroupReport:
 class ScoredData:
     """The clips of an evaluation."""
 
-    source: str
-    where: dict[str, str]
-    split_column: str
-    folds: str | None
-    clips: dict[str, int]
+    source: str = ""
+    where: dict[str, str] = field(default_factory=dict)
+    split_column: str = ""
+    folds: str | None = None
+    clips: dict[str, int] = field(default_factory=dict)
     """In each part."""
-    test_audio: str
+    test_audio: str = ""
     """Identity of what was heard: the same audio under any names, in any order."""
 
 
@@ -386,7 +386,7 @@ class Check:
     """The same between utterances in one padded batch and alone, through the file."""
     utterances: int
     seconds: float
-    longest: float
+    longest: float = 0.0
     """Seconds of the longest waveform that was compared."""
 
     @property

@@ -54,6 +54,10 @@ class RecordError(ValueError):
         self.hint = hint
 
 
+class NewerRecordError(RecordError):
+    """A file is of a version that only a newer sslim knows."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """In `Annotated`: what a number may be, how many entries a list or an object may have, or how many
@@ -108,7 +112,7 @@ class Record:
             if type(version) is not int or version < 1:
                 raise RecordError(f"version is {shown(version)}, not a whole number from 1")
             if version > cls.VERSION:
-                raise RecordError(
+                raise NewerRecordError(
                     f"it is of version {version}, and this sslim knows versions up to {cls.VERSION}",
                     "update sslim",
                 )

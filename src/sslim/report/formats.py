@@ -24,7 +24,7 @@ from sslim.measurements import (
     SuiteScores,
     Timing,
 )
-from sslim.records import Bounds, Count, Interval, Name, RecordError, from_json
+from sslim.records import Bounds, Count, Interval, Name, NewerRecordError, RecordError, from_json
 from sslim.report.quoting import one_line
 
 Facts = dict[str, Any]
@@ -72,7 +72,7 @@ def evidence(facts: Facts) -> Evidence:
     try:
         found = in_one_line(kind.from_dict(facts))
     except RecordError as error:
-        hint = "" if "kind" not in facts or "version" not in str(error) else f"; {error.hint}"
+        hint = f"; {error.hint}" if isinstance(error, NewerRecordError) else ""
         raise Unusable(f"{one_line(error, LONGEST_TEXT)}{hint}") from error
     if isinstance(found, Evaluation | SuiteScores):
         _check_scores(found)
