@@ -48,7 +48,7 @@ def members_of(column: str, clips: Sequence[Clip], task: Task) -> dict[str, list
     members: dict[str, list[int]] = {}
     for index, clip in enumerate(items_of(clips, task)):
         members.setdefault(clip.row[column].strip() or "unknown", []).append(index)
-    large = [name for name, found in members.items() if len(found) >= FEWEST]
+    large = [name for name, indices in members.items() if len(indices) >= FEWEST]
     if len(large) < 2:
         raise ConfigError(
             f"the column {column!r} has {len(large)} group(s) of {FEWEST} test clips or more",
@@ -81,13 +81,13 @@ def group_report(
     Raises:
         ConfigError: as `members_of`.
     """
-    clean = [found[CLEAN.name] for found in outcomes]
+    clean = [by_condition[CLEAN.name] for by_condition in outcomes]
     members = members_of(column, [clips[name] for name in clean[0].identities], task)
     # A group may have nothing to score, such as no slot in any of its texts.
     large = sorted(
         name
-        for name, found in members.items()
-        if len(found) >= FEWEST and all(math.isfinite(outcome.over(found)) for outcome in clean)
+        for name, indices in members.items()
+        if len(indices) >= FEWEST and all(math.isfinite(outcome.over(indices)) for outcome in clean)
     )
     if len(large) < 2:
         raise ConfigError(
@@ -97,11 +97,11 @@ def group_report(
     scores = {
         name: {
             group: {
-                "clips": len(found),
-                "score": outcome.over(found),
-                "interval": interval(outcome, found),
+                "clips": len(indices),
+                "score": outcome.over(indices),
+                "interval": interval(outcome, indices),
             }
-            for group, found in sorted(members.items())
+            for group, indices in sorted(members.items())
         }
         for name, outcome in zip(names, clean, strict=True)
     }

@@ -77,9 +77,9 @@ def run_suite(
             for model in models
         ]
         say(f"{corpus.task}: {len(rows):,} clips of {corpus.name}")
-        found = _task(corpus, source, upstreams, settings, state, device, precision)
-        test_audio[corpus.task] = found["data"]["test_audio"]
-        for result in found["results"]:
+        evaluated = _task(corpus, source, upstreams, settings, state, device, precision)
+        test_audio[corpus.task] = evaluated["data"]["test_audio"]
+        for result in evaluated["results"]:
             results.setdefault(result["model"], {})[corpus.task] = result
     for line in missing:
         say(f"missing: {line}")
@@ -129,19 +129,19 @@ def _task(
 ) -> dict[str, Any]:
     options = dict(settings.options)
     if corpus.task == "asv" and "trials" not in options:
-        found = voxceleb_trials(state.parent)
-        if found is not None:
+        trials_file = voxceleb_trials(state.parent)
+        if trials_file is not None:
             trials = state / "asv_trials.csv"
-            _write_trials(found, trials)
+            _write_trials(trials_file, trials)
             options["trials"] = str(trials)
-    asked = _asked(source, upstreams, replace(settings, options=options))
+    request = _request(source, upstreams, replace(settings, options=options))
     done = state / f"{corpus.task}.json"
     if done.is_file():
         try:
             kept = read_json(done, "a finished task")
         except OutputError:  # a disk that was full, say: it is run again
             kept = {}
-        if kept.get("asked") == asked:
+        if kept.get("asked") == request:
             return kept
     evaluation = evaluate(
         upstreams,
@@ -154,13 +154,13 @@ def _task(
         # Corpora with official splits are taken as they are.
         allow_leaks=True,
     )
-    facts = evaluation.to_dict() | {"asked": asked}
+    facts = evaluation.to_dict() | {"asked": request}
     write_json(done, facts)
     kept = json.loads(json.dumps(facts))
     return kept
 
 
-def _asked(source: Path, upstreams: Sequence[Upstream], settings: Settings) -> dict[str, Any]:
+def _request(source: Path, upstreams: Sequence[Upstream], settings: Settings) -> dict[str, Any]:
     """Everything that decides a task's result. Audio counts by size and time of writing: that is known at
     once for a whole corpus, and what is run again in vain comes from the cache of features."""
     data = identity.content_of(source)
@@ -218,8 +218,8 @@ def _show(results: dict[str, dict[str, dict[str, Any]]], scores: dict[str, float
     for model, by_task in results.items():
         cells = []
         for task in TASKS:
-            found = by_task.get(task)
-            values = [] if found is None else [found["score"], *found["others"].values()]
+            result = by_task.get(task)
+            values = [] if result is None else [result["score"], *result["others"].values()]
             cells.append("/".join(f"{100 * value:.2f}" for value in values) or "-")
         score = scores[model]
         table.add_row(escape(model), *cells, f"{score:.0f}" if score is not None else "-")
