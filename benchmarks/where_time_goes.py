@@ -19,7 +19,7 @@ import numpy as np
 from latency import SMOOTH, make_models
 
 from sslim.deploy.export import export
-from sslim.deploy.parts import Node, by_part, profile, whole
+from sslim.deploy.parts import Node, by_part, combined, profile
 from sslim.deploy.processor import load_now, machine, named
 from sslim.deploy.rates import products, rates, timed
 from sslim.deploy.worker import waveform
@@ -38,7 +38,7 @@ def measured(path: Path, seconds: float, rounds: int) -> tuple[list[Node], dict[
     for _ in range(rounds):
         beside.append(timed(ready))
         found.append(profile(path, waveform(seconds)))
-    best = min(found, key=lambda nodes: whole(by_part(nodes)).seconds)
+    best = min(found, key=lambda nodes: combined(by_part(nodes)).seconds)
     return best, rates(beside)
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     print(named(machine()), loads)
     for name, (nodes, core) in found.items():
         parts = by_part(nodes)
-        total = whole(parts).seconds
+        total = combined(parts).seconds
         print(
             f"\n{name}: {1e3 * total:.0f} ms under the profiler for {arguments.seconds:g} s of audio"
         )
@@ -89,7 +89,7 @@ def main() -> None:
         print(
             "\n| part | time | share | float32 | int8 | of the core's rate |\n|---|---|---|---|---|---|"
         )
-        for part_name, part in {**parts, "whole": whole(parts)}.items():
+        for part_name, part in {**parts, "whole": combined(parts)}.items():
             reached = part.of_rate(core)
             print(
                 f"| {part_name.replace('_', '-')} | {1e3 * part.seconds:.0f} ms | {part.seconds / total:.0%} "

@@ -76,14 +76,14 @@ def find_signals(
     if audio is not None:
         return _read(audio, where, calibrates)
     made_because: tuple[str, ...] = ()
-    found = _of_the_run(folder)
-    if isinstance(found, tuple):
+    run_audio = _of_the_run(folder)
+    if isinstance(run_audio, tuple):
         try:
-            return _read(*found, calibrates)
+            return _read(*run_audio, calibrates)
         except AudioError as error:
             made_because = (f"the run's own audio is not used: {error.problem}",)
-    elif found:
-        made_because = (f"the run's own audio is not used: {found}",)
+    elif run_audio:
+        made_because = (f"the run's own audio is not used: {run_audio}",)
     made = tuple(speech_like(seed, 2.0 + seed % 3) for seed in range(16))
     return Signals("speech-like signals made here", made[::2], made[1::2], True, made_because)
 
@@ -94,8 +94,8 @@ def _of_the_run(folder: Path | None) -> tuple[str, Mapping[str, str]] | str:
         return ""
     try:
         facts = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
-        heard = facts["audio"]
-        source, where = str(heard.get("path") or heard["source"]), heard.get("where")
+        audio = facts["audio"]
+        source, where = str(audio.get("path") or audio["source"]), audio.get("where")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "run/run.json does not say where it is"
     # A relative path means another thing in another folder, and a CSV holds rows that were kept for testing.
