@@ -33,26 +33,26 @@ LOOP = "(the loop's own work)"
 def measured(path: Path, seconds: float, rounds: int) -> tuple[list[Node], dict[str, Any]]:
     """The fastest of some profiles, and the core's rate beside them."""
     ready = products(1)
-    found: list[list[Node]] = []
+    profiles: list[list[Node]] = []
     beside = []
     for _ in range(rounds):
         beside.append(timed(ready))
-        found.append(profile(path, waveform(seconds)))
-    best = min(found, key=lambda nodes: combined(by_part(nodes)).seconds)
+        profiles.append(profile(path, waveform(seconds)))
+    best = min(profiles, key=lambda nodes: combined(by_part(nodes)).seconds)
     return best, rates(beside)
 
 
 def by_operator(nodes: list[Node]) -> dict[str, tuple[float, float]]:
     """Operator -> seconds and calls; of the loop, what the nodes inside it do not account for."""
-    found: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    operators: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
     inside = sum(node.seconds for node in nodes if node.inside)
     for node in nodes:
-        seconds, calls = found[node.kind]
-        found[node.kind] = (seconds + node.seconds, calls + node.calls)
-    if "Loop" in found:
-        seconds, calls = found.pop("Loop")
-        found[LOOP] = (max(0.0, seconds - inside), calls)
-    return dict(found)
+        seconds, calls = operators[node.kind]
+        operators[node.kind] = (seconds + node.seconds, calls + node.calls)
+    if "Loop" in operators:
+        seconds, calls = operators.pop("Loop")
+        operators[LOOP] = (max(0.0, seconds - inside), calls)
+    return dict(operators)
 
 
 def main() -> None:
@@ -76,10 +76,12 @@ def main() -> None:
                     card=False,
                 )
                 paths.append(made.path)
-        found = {path.name: measured(path, arguments.seconds, arguments.rounds) for path in paths}
+        profiles = {
+            path.name: measured(path, arguments.seconds, arguments.rounds) for path in paths
+        }
     loads = {"load_before": before, "load_after": load_now()}
     print(named(machine()), loads)
-    for name, (nodes, core) in found.items():
+    for name, (nodes, core) in profiles.items():
         parts = by_part(nodes)
         total = combined(parts).seconds
         print(
@@ -106,13 +108,13 @@ def main() -> None:
         facts = {
             name: {
                 "rates": core,
-                "parts": {part: own.to_dict(core) for part, own in by_part(nodes).items()},
+                "parts": {part: totals.to_dict(core) for part, totals in by_part(nodes).items()},
                 "operators": {
                     kind: {"seconds": seconds, "calls": calls}
                     for kind, (seconds, calls) in by_operator(nodes).items()
                 },
             }
-            for name, (nodes, core) in found.items()
+            for name, (nodes, core) in profiles.items()
         }
         write_json(
             arguments.json,

@@ -75,14 +75,14 @@ def bench(
         entries = contestants(
             models, [name.strip() for name in runtime.split(",")], Path(folder), say
         )
-        found = measure(entries, threads=counts, seconds=lengths, repeats=repeats, say=say)
+        benchmark = measure(entries, threads=counts, seconds=lengths, repeats=repeats, say=say)
     if (
         json_file is not None
     ):  # before anything is printed: a terminal that is gone costs no figures
-        _write(json_file, found.to_dict(price_per_hour))
-    console.print(named(found.machine), markup=False, highlight=False, soft_wrap=True)
+        _write(json_file, benchmark.to_dict(price_per_hour))
+    console.print(named(benchmark.machine), markup=False, highlight=False, soft_wrap=True)
     files = _table("What is run", ("file", "first answer", "worst cosine"))
-    for row in {(row.model, row.runtime): row for row in found.rows}.values():
+    for row in {(row.model, row.runtime): row for row in benchmark.rows}.values():
         files.add_row(
             escape(visible(row.model)),
             row.runtime if row.passed is not False else f"{row.runtime} FAILED its comparison",
@@ -92,12 +92,12 @@ def bench(
         )
     console.print(files)
     cost = [] if price_per_hour is None else ["1,000 h cost"]
-    for count, length in dict.fromkeys((row.threads, row.seconds) for row in found.rows):
+    for count, length in dict.fromkeys((row.threads, row.seconds) for row in benchmark.rows):
         table = _table(
             f"{length:g} s of audio, {count} thread{'s' if count > 1 else ''}",
             ("time", "ratio", "time / audio", "memory", "front-end", "of rate", *cost),
         )
-        for row in found.rows:
+        for row in benchmark.rows:
             if (row.threads, row.seconds) != (count, length):
                 continue
             half = (row.quartiles[1] - row.quartiles[0]) / 2
@@ -115,16 +115,16 @@ def bench(
             failed = " FAILED" if row.passed is False else ""
             table.add_row(escape(visible(row.model)), f"{row.runtime}{failed}", *cells)
         console.print(table)
-    for line in remarks(found, repeats):
+    for line in remarks(benchmark, repeats):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def remarks(found: Benchmark, repeats: int) -> list[str]:
+def remarks(benchmark: Benchmark, repeats: int) -> list[str]:
     """What is said below the tables: the core's rates, shares of them by part, and who disturbed."""
     lines = [
         f"Medians of {repeats} runs in turn, half their quartile range; ratios to the first row."
     ]
-    for count, rates in found.machine.get("rates_at", {}).items():
+    for count, rates in benchmark.machine.get("rates_at", {}).items():
         reached = [
             f"{name} {rates[name]:.0f} G{'OP' if name == 'int8' else 'FLOP'}/s ({library})"
             for name, library in rates["libraries"].items()
@@ -132,8 +132,8 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
         lines.append(
             f"Large products here, {count} thread(s): {', '.join(reached) or 'not measured'}."
         )
-    longest = max((row.seconds for row in found.rows), default=0.0)
-    for row in found.rows:
+    longest = max((row.seconds for row in benchmark.rows), default=0.0)
+    for row in benchmark.rows:
         if row.seconds == longest and len(row.parts) > 1:
             shares = [
                 f"{name.replace('_', '-')} {1e3 * part['seconds']:.0f} ms"
@@ -145,13 +145,13 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
                 f"{visible(row.model)} in {row.runtime}, {row.threads} thread(s), {longest:g} s, time "
                 f"and share of that rate: {', '.join(shares)}."
             )
-    loads = [found.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]
+    loads = [benchmark.machine.get(f"load_{when}", 0.0) for when in ("before", "during", "after")]
     lines.append(
         "Cores kept busy by other work: {:.2f} before, {:.2f} during, {:.2f} after.".format(*loads)
     )
-    if found.busy:
+    if benchmark.busy:
         lines.append("The machine was not quiet: other work took more than half a core. Run again.")
-    if found.noisy:
+    if benchmark.noisy:
         lines.append("Quartiles of the rows marked noisy are far apart. Run again.")
     return lines
 
@@ -191,13 +191,13 @@ def numbers(
         ConfigError: it is something else.
     """
     try:
-        found = [kind(part) for part in text.split(",")]
+        values = [kind(part) for part in text.split(",")]
     except (ValueError, OverflowError):
-        found = []
+        values = []
     # A comparison that NaN does not pass.
-    if not found or not all(bounds[0] <= number <= bounds[1] for number in found):
+    if not values or not all(bounds[0] <= number <= bounds[1] for number in values):
         raise ConfigError(
             f"{option} is {text[:40]!r}",
             f"Give numbers from {bounds[0]:g} to {bounds[1]:g}, such as 1,2",
         )
-    return found
+    return values
