@@ -46,7 +46,8 @@ class Distance:
     """How far the student is from its teacher, as the run itself measured it."""
 
     layers: dict[int, Facts]
-    """Mapped layer -> cosine and L1, through the learned projections."""
+    """Mapped layer (0: the front, the output of the feature projection) -> cosine and L1, through the learned
+    projections."""
     held_out: bool
     """Whether training never heard that audio."""
     utterances: int
