@@ -145,7 +145,7 @@ def evaluate(
             number. All that can be known beforehand is found before a model is opened.
     """
     feature_device = choose_device(device)
-    # Apple's GPU has no CTC loss.
+    # Heads over frames learn on CUDA or a CPU: Apple's GPU has no CTC loss.
     heads_learn_on = feature_device if feature_device.type == "cuda" else CPU
     run_settings = replace(settings or Settings(), device=heads_learn_on)
     definition = get_task(task)
