@@ -39,14 +39,14 @@ BATCH_SECONDS = 16.0
 def random_models(folder: Path) -> list[str]:
     """HuBERT Base and a quarter of it, as folders."""
     dense = dense_model(SHAPES["base"])
-    found = []
+    folders = []
     for name, model in (
         ("HuBERT Base", dense),
         ("a quarter of it", cut(dense, settled_plan(dense))),
     ):
         save_folder(folder / name, model, normalise=False)
-        found.append(str(folder / name))
-    return found
+        folders.append(str(folder / name))
+    return folders
 
 
 def recurrent_steps(hidden: int, rounds: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def recurrent_steps(hidden: int, rounds: int) -> dict[str, Any]:
     ratios = [slow / fast for fast, slow in zip(seconds["ours"], seconds["packed"], strict=True)]
     return {
         "hidden": hidden,
-        "seconds": {name: round(float(np.median(found)), 3) for name, found in seconds.items()},
+        "seconds": {name: round(float(np.median(values)), 3) for name, values in seconds.items()},
         "packed_over_ours": round(float(np.median(ratios)), 2),
     }
 
@@ -92,8 +92,8 @@ def main() -> None:
     rows_at_once = max(1, int(BATCH_SECONDS / arguments.seconds))
     batch = (0.1 * draw.standard_normal((rows_at_once, samples))).astype(np.float32)
     rows = []
-    made = tempfile.TemporaryDirectory()
-    for name in arguments.models or random_models(Path(made.name)):
+    temporary = tempfile.TemporaryDirectory()
+    for name in arguments.models or random_models(Path(temporary.name)):
         for precision in ("float32", "bfloat16"):
             upstream = open_upstream(name, precision=precision)
             upstream.hidden_states(batch)
@@ -111,10 +111,10 @@ def main() -> None:
                 (2 * arguments.clips, upstream.layers, upstream.width)
             ).astype(np.float32)
             labels = draw.integers(0, 12, (len(features), 1))
-            parts = (features[: arguments.clips], labels[: arguments.clips])
-            held = (features[arguments.clips :], labels[arguments.clips :])
+            training = (features[: arguments.clips], labels[: arguments.clips])
+            validation = (features[arguments.clips :], labels[arguments.clips :])
             began = time.perf_counter()
-            fit_heads(parts, held, (12,), seeds=(0,), learning_rates=LEARNING_RATES[:1])
+            fit_heads(training, validation, (12,), seeds=(0,), learning_rates=LEARNING_RATES[:1])
             probe = time.perf_counter() - began
             minutes = TRAINING_SET / pace / 60
             rows.append(

@@ -48,13 +48,13 @@ def make_models(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> dic
     torch.manual_seed(0)
     dense = HubertModel(HubertConfig()).eval()
     dense.save_pretrained(folder / "hubert-base")
-    whole = build(dense.config, dense.state_dict(), "", "hubert-base")
-    full, sizes = plan_of(whole), shape_of(whole)
+    model = build(dense.config, dense.state_dict(), "", "hubert-base")
+    full, sizes = plan_of(model), shape_of(model)
     depth = sizes.layers
     smooth = plan_with(sizes, [shape[0]] * len(full.conv), [shape[1]] * depth, [shape[2]] * depth)
     uneven = uneven_plan(full, sizes, smooth, seed)
     for name, plan in ((SMOOTH, smooth), (UNEVEN, uneven)):
-        save_folder(folder / name, cut(whole, plan).eval(), normalise=False)
+        save_folder(folder / name, cut(model, plan).eval(), normalise=False)
     return {
         "dense_parameters": full.parameters(sizes),
         "parameters": smooth.parameters(sizes),
@@ -88,9 +88,9 @@ def uneven_plan(
         heads = [int(random.integers(1, 8)) for _ in full.layers]
         ffn = [int(random.uniform(60, 700)) | 1 for _ in full.layers]
         missing = smooth.parameters(sizes) - plan_with(sizes, conv, heads, ffn).parameters(sizes)
-        for place in range(len(ffn)):
-            step = 2 * round(missing / unit / (len(ffn) - place) / 2)  # odd stays odd
-            ffn[place] += step
+        for layer in range(len(ffn)):
+            step = 2 * round(missing / unit / (len(ffn) - layer) / 2)  # odd stays odd
+            ffn[layer] += step
             missing -= step * unit
         plan = plan_with(sizes, conv, heads, ffn)
         if min(ffn) > 0 and abs(plan.macs(sizes) / smooth.macs(sizes) - 1) < 0.02:
@@ -175,14 +175,14 @@ def main() -> None:
                 entries.append(
                     Contestant(SMOOTH, f"openvino {precision}", file, size, command=command)
                 )
-        found = measure(
+        benchmark = measure(
             entries,
             threads=arguments.threads,
             seconds=arguments.seconds,
             repeats=arguments.repeats,
             say=print,
         )
-    for row in found.results:
+    for row in benchmark.results:
         cosine = "" if row.worst_cosine is None else f"  cosine {row.worst_cosine:.5f}"
         reached = row.parts["whole"].of_rate
         print(
@@ -192,9 +192,9 @@ def main() -> None:
             f"{'' if reached is None else f'  {reached:.0%} of the rate'}{'  noisy' if row.noisy else ''}"
             f"{'  FAILED its comparison' if row.passed is False else ''}"
         )
-    print(named(found.machine))
-    print("\n".join(remarks(found, arguments.repeats)))
-    print("\n" + table(found))
+    print(named(benchmark.machine))
+    print("\n".join(remarks(benchmark, arguments.repeats)))
+    print("\n" + table(benchmark))
     if arguments.json:
         command = f"python benchmarks/latency.py --seconds {' '.join(f'{s:g}' for s in arguments.seconds)}"
         command += f" --threads {' '.join(map(str, arguments.threads))}"
@@ -202,18 +202,18 @@ def main() -> None:
         command += " --reference DIR" if arguments.reference else ""
         command += " --openvino" if arguments.openvino else ""
         facts = {"command": command, "versions": versions(), "shape": arguments.shape, **counts}
-        write_json(arguments.json, facts | found.to_dict())
+        write_json(arguments.json, facts | benchmark.to_dict())
 
 
-def table(found: Benchmark) -> str:
+def table(benchmark: Benchmark) -> str:
     """The longest audio in one thread, as docs/deploy.md has it."""
-    longest = max(row.seconds for row in found.results)
-    first = min(row.threads for row in found.results)
+    longest = max(row.seconds for row in benchmark.results)
+    first = min(row.threads for row in benchmark.results)
     lines = [
         "| model | runtime | time | faster | of the core's rate | peak memory | file | first answer |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found.results:
+    for row in benchmark.results:
         if (row.seconds, row.threads) == (longest, first):
             reached = row.parts["whole"].of_rate
             lines.append(

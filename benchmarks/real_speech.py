@@ -227,14 +227,18 @@ def main() -> None:
         "tasks": {},
     }
     for task in arguments.tasks:
-        found = scores(arguments.speech, models, task, arguments.seeds, arguments.out / "features")
+        evaluation = scores(
+            arguments.speech, models, task, arguments.seeds, arguments.out / "features"
+        )
         if arguments.json:
             # Read at the last moment: other tasks may be running beside this one.
-            whole = facts | kept(arguments.json, students)
-            rows = {row["model"]: row for row in whole["tasks"].get(task, {}).get("results", ())}
-            rows |= {row["model"]: row for row in found["results"]}
-            whole["tasks"] = whole["tasks"] | {task: found | {"results": list(rows.values())}}
-            arguments.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+            record = facts | kept(arguments.json, students)
+            rows = {row["model"]: row for row in record["tasks"].get(task, {}).get("results", ())}
+            rows |= {row["model"]: row for row in evaluation["results"]}
+            record["tasks"] = record["tasks"] | {
+                task: evaluation | {"results": list(rows.values())}
+            }
+            arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -162,9 +162,9 @@ def ours(
         step(made, 1.0, [Batch(batch, ("noise",) * len(batch)) for batch in audio])
         made += 1
 
-    heard = sum(batch.numel() for batch in audio) / SAMPLING_RATE
+    audio_seconds = sum(batch.numel() for batch in audio) / SAMPLING_RATE
     now = dense if moment == "joint stage, at the start" else plan
-    return Contestant("sslim", run, flops_per_second(shape, dense, now) * heard)
+    return Contestant("sslim", run, flops_per_second(shape, dense, now) * audio_seconds)
 
 
 def reference(
@@ -403,14 +403,14 @@ def main() -> None:
         alone(step, device)
         return
     limit = products_per_second(device, precision)
-    heard = arguments.batch * arguments.seconds
+    audio_seconds = arguments.batch * arguments.seconds
     rows: dict[str, dict[str, Any]] = {}
     for moment in ("joint stage, at the start", "joint stage, at the target", "recovery stage"):
         mine = ours(config, moment, plan, audio, device, precision)
         steps: dict[str, Callable[[], Any]] = {"sslim": mine.step}
         kept = tempfile.TemporaryDirectory()
-        place = Path(kept.name)
-        steps["kept"] = ours(config, moment, plan, audio, device, precision, place).step
+        targets_folder = Path(kept.name)
+        steps["kept"] = ours(config, moment, plan, audio, device, precision, targets_folder).step
         if arguments.reference:
             steps["reference"] = reference(
                 arguments.reference, config, moment, plan, audio, device, precision
@@ -427,14 +427,16 @@ def main() -> None:
             "flops": mine.flops,
         }
         row["seconds_with_kept_targets"] = statistics.median(times["kept"])
-        row["audio_seconds_per_second"] = heard / row["seconds"]
+        row["audio_seconds_per_second"] = audio_seconds / row["seconds"]
         row["utilisation"] = mine.flops / row["seconds"] / limit
         row["peak_bytes"] = peak_memory(arguments, "sslim", moment)
         if arguments.reference:
             row["reference_seconds"] = statistics.median(times["reference"])
             row["reference_spread"] = [min(times["reference"]), max(times["reference"])]
             pairs = zip(times["reference"], times["sslim"], strict=True)
-            row["ratio"] = statistics.median(theirs / own for theirs, own in pairs)
+            row["ratio"] = statistics.median(
+                theirs / ours_seconds for theirs, ours_seconds in pairs
+            )
             row["reference_peak_bytes"] = peak_memory(arguments, "reference", moment)
         rows[moment] = row
         show(moment, row)

@@ -18,7 +18,7 @@ import numpy as np
 from latency import SMOOTH, make_models
 
 from sslim.deploy.export import export
-from sslim.deploy.parts import Node, by_part, profile, whole
+from sslim.deploy.parts import Node, by_part, combined, profile
 from sslim.deploy.processor import load_now, machine, named
 from sslim.deploy.rates import FORMATS, products, rates, timed
 from sslim.deploy.worker import waveform
@@ -34,26 +34,26 @@ LOOP = "(the loop's own work)"
 def measured(path: Path, seconds: float, rounds: int) -> tuple[list[Node], Rates]:
     """The fastest of some profiles, and the core's rate beside them."""
     ready = products(1)
-    found: list[list[Node]] = []
+    profiles: list[list[Node]] = []
     beside = []
     for _ in range(rounds):
         beside.append(timed(ready))
-        found.append(profile(path, waveform(seconds)))
-    best = min(found, key=lambda nodes: whole(by_part(nodes)).seconds)
+        profiles.append(profile(path, waveform(seconds)))
+    best = min(profiles, key=lambda nodes: combined(by_part(nodes)).seconds)
     return best, rates(beside)
 
 
 def by_operator(nodes: list[Node]) -> dict[str, tuple[float, float]]:
     """Operator -> seconds and calls; of the loop, what the nodes inside it do not account for."""
-    found: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    operators: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
     inside = sum(node.seconds for node in nodes if node.inside)
     for node in nodes:
-        seconds, calls = found[node.kind]
-        found[node.kind] = (seconds + node.seconds, calls + node.calls)
-    if "Loop" in found:
-        seconds, calls = found.pop("Loop")
-        found[LOOP] = (max(0.0, seconds - inside), calls)
-    return dict(found)
+        seconds, calls = operators[node.kind]
+        operators[node.kind] = (seconds + node.seconds, calls + node.calls)
+    if "Loop" in operators:
+        seconds, calls = operators.pop("Loop")
+        operators[LOOP] = (max(0.0, seconds - inside), calls)
+    return dict(operators)
 
 
 def main() -> None:
@@ -77,12 +77,14 @@ def main() -> None:
                     card=False,
                 )
                 paths.append(made.path)
-        found = {path.name: measured(path, arguments.seconds, arguments.rounds) for path in paths}
+        profiles = {
+            path.name: measured(path, arguments.seconds, arguments.rounds) for path in paths
+        }
     loads = {"load_before": before, "load_after": load_now()}
     print(named(machine()), loads)
-    for name, (nodes, core) in found.items():
+    for name, (nodes, core) in profiles.items():
         parts = by_part(nodes)
-        total = whole(parts).seconds
+        total = combined(parts).seconds
         print(
             f"\n{name}: {1e3 * total:.0f} ms under the profiler for {arguments.seconds:g} s of audio"
         )
@@ -90,7 +92,7 @@ def main() -> None:
         print(
             "\n| part | time | share | float32 | int8 | of the core's rate |\n|---|---|---|---|---|---|"
         )
-        for part_name, part in {**parts, "whole": whole(parts)}.items():
+        for part_name, part in {**parts, "whole": combined(parts)}.items():
             reached = part.of_rate(core)
             print(
                 f"| {part_name.replace('_', '-')} | {1e3 * part.seconds:.0f} ms | {part.seconds / total:.0%} "
@@ -107,13 +109,13 @@ def main() -> None:
         facts = {
             name: {
                 "rates": core,
-                "parts": {part: own.time(core) for part, own in by_part(nodes).items()},
+                "parts": {part: totals.time(core) for part, totals in by_part(nodes).items()},
                 "operators": {
                     kind: {"seconds": seconds, "calls": calls}
                     for kind, (seconds, calls) in by_operator(nodes).items()
                 },
             }
-            for name, (nodes, core) in found.items()
+            for name, (nodes, core) in profiles.items()
         }
         about = to_json(machine()) | loads
         whole_facts = {"machine": about, "seconds": arguments.seconds, "files": facts}

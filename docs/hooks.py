@@ -88,7 +88,7 @@ def settings() -> str:
 
 def documented(kind: type, module: Any) -> dict[str, str]:
     """The string under each field of a dataclass and its parents."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     tree = ast.parse(inspect.getsource(module))
     names = {parent.__name__ for parent in kind.__mro__}
     for node in tree.body:
@@ -98,5 +98,5 @@ def documented(kind: type, module: Any) -> dict[str, str]:
             named = isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)
             text = after.value if isinstance(after, ast.Expr) else None
             if named and isinstance(text, ast.Constant) and isinstance(text.value, str):
-                found[before.target.id] = text.value
-    return found
+                texts[before.target.id] = text.value
+    return texts

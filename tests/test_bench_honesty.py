@@ -20,7 +20,7 @@ from sslim.deploy import processor as looking
 from sslim.deploy import rates as core_rates
 from sslim.deploy.bench import Contestant, Worker, contestants, measure
 from sslim.deploy.export import export
-from sslim.deploy.parts import PARTS, Node, Part, _operations, by_part, profile, whole
+from sslim.deploy.parts import PARTS, Node, Part, _operations, by_part, combined, profile
 from sslim.deploy.processor import Load, load_now, named, processor
 from sslim.deploy.signals import speech_like
 from sslim.errors import ConfigError, SslimError
@@ -289,7 +289,7 @@ def test_a_parts_share_of_the_rate() -> None:
     ]
     parts = by_part(nodes)
     assert parts["front_end"] == Part(3.0, 5.0, 0.0)
-    assert whole(parts) == Part(4.0, 5.0, 7.0)
+    assert combined(parts) == Part(4.0, 5.0, 7.0)
 
 
 @pytest.mark.parametrize(

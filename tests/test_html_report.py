@@ -17,6 +17,7 @@ from sslim.cli import run
 from sslim.errors import ConfigError, OutputError
 from sslim.identity import COMPUTATION, content_of
 from sslim.layout import KINDS
+from sslim.report import figures
 from sslim.report.card import model_card
 from sslim.report.checklist import FIELDS
 from sslim.report.evidence import read_evidence
@@ -233,6 +234,15 @@ def made_run(out: Path, *, evidence: bool = True) -> Path:
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     return made_run(tmp_path / "student")
+
+
+def test_the_feature_projection_is_no_layer_of_number_zero(whole: Path) -> None:
+    """Its output is the front; the 0 of `evaluate --task fidelity` is the first of the hidden states."""
+    [picture] = figures.fidelity(read_evidence(whole), Words("en"))
+    names = [row[1] for row in picture.table.rows]
+    assert names == ["front", "3", "0", "1", "2", "3"]
+    assert "| front | 0.9900 |" in (whole / "README.md").read_text()
+    assert "| 0 |" not in (whole / "README.md").read_text()
 
 
 def test_both_languages_are_complete_and_take_the_same_figures() -> None:

@@ -89,8 +89,8 @@ for verb in (
     app.command()(_told_apart(verb))
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"sslim {__version__}")
         raise typer.Exit
 
@@ -138,10 +138,12 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if not _is_disk_full(error):
             raise
-        place = f" (at {error.filename})" if isinstance(error, OSError) and error.filename else ""
+        location = (
+            f" (at {error.filename})" if isinstance(error, OSError) and error.filename else ""
+        )
         advice = _advice(error, arguments)
         return _fail(
-            f"the disk is full{place}. Free some space, then {advice[:1].lower()}{advice[1:]}.",
+            f"the disk is full{location}. Free some space, then {advice[:1].lower()}{advice[1:]}.",
             EXIT_BAD_INPUT,
         )
     if code == EXIT_INTERRUPTED:  # before the verb had begun

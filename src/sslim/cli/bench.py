@@ -75,14 +75,16 @@ def bench(
         entries = contestants(
             models, [name.strip() for name in runtime.split(",")], Path(folder), say
         )
-        found = measure(entries, threads=counts, seconds=lengths, repeats=repeats, say=say)
+        benchmark = measure(entries, threads=counts, seconds=lengths, repeats=repeats, say=say)
     if (
         json_file is not None
     ):  # before anything is printed: a terminal that is gone costs no figures
-        _write(json_file, found if price_per_hour is None else found.at_price(price_per_hour))
-    console.print(named(found.machine), markup=False, highlight=False, soft_wrap=True)
+        _write(
+            json_file, benchmark if price_per_hour is None else benchmark.at_price(price_per_hour)
+        )
+    console.print(named(benchmark.machine), markup=False, highlight=False, soft_wrap=True)
     files = _table("What is run", ("file", "first answer", "worst cosine"))
-    for row in {(row.model, row.runtime): row for row in found.results}.values():
+    for row in {(row.model, row.runtime): row for row in benchmark.results}.values():
         files.add_row(
             escape(visible(row.model)),
             row.runtime if row.passed is not False else f"{row.runtime} FAILED its comparison",
@@ -92,12 +94,12 @@ def bench(
         )
     console.print(files)
     cost = [] if price_per_hour is None else ["1,000 h cost"]
-    for count, length in dict.fromkeys((row.threads, row.seconds) for row in found.results):
+    for count, length in dict.fromkeys((row.threads, row.seconds) for row in benchmark.results):
         table = _table(
             f"{length:g} s of audio, {count} thread{'s' if count > 1 else ''}",
             ("time", "ratio", "time / audio", "memory", "front-end", "of rate", *cost),
         )
-        for row in found.results:
+        for row in benchmark.results:
             if (row.threads, row.seconds) != (count, length):
                 continue
             half = (row.quartiles[1] - row.quartiles[0]) / 2
@@ -115,16 +117,16 @@ def bench(
             failed = " FAILED" if row.passed is False else ""
             table.add_row(escape(visible(row.model)), f"{row.runtime}{failed}", *cells)
         console.print(table)
-    for line in remarks(found, repeats):
+    for line in remarks(benchmark, repeats):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def remarks(found: Benchmark, repeats: int) -> list[str]:
+def remarks(benchmark: Benchmark, repeats: int) -> list[str]:
     """What is said below the tables: the core's rates, shares of them by part, and who disturbed."""
     lines = [
         f"Medians of {repeats} runs in turn, half their quartile range; ratios to the first row."
     ]
-    for count, rates in found.machine.rates_at.items():
+    for count, rates in benchmark.machine.rates_at.items():
         reached = [
             f"{name} {rates.all[name][library]:.0f} G{'OP' if name == 'int8' else 'FLOP'}/s ({library})"
             for name, library in rates.libraries.items()
@@ -132,8 +134,8 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
         lines.append(
             f"Large products here, {count} thread(s): {', '.join(reached) or 'not measured'}."
         )
-    longest = max((row.seconds for row in found.results), default=0.0)
-    for row in found.results:
+    longest = max((row.seconds for row in benchmark.results), default=0.0)
+    for row in benchmark.results:
         if row.seconds == longest and len(row.parts) > 1:
             shares = [
                 f"{name.replace('_', '-')} {1e3 * part.seconds:.0f} ms"
@@ -147,12 +149,12 @@ def remarks(found: Benchmark, repeats: int) -> list[str]:
             )
     lines.append(
         "Cores kept busy by other work: {:.2f} before, {:.2f} during, {:.2f} after.".format(
-            *found.machine.loads
+            *benchmark.machine.loads
         )
     )
-    if found.busy:
+    if benchmark.busy:
         lines.append("The machine was not quiet: other work took more than half a core. Run again.")
-    if found.noisy:
+    if benchmark.noisy:
         lines.append("Quartiles of the rows marked noisy are far apart. Run again.")
     return lines
 
@@ -161,11 +163,11 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _write(path: Path, found: Benchmark) -> None:
+def _write(path: Path, benchmark: Benchmark) -> None:
     from sslim.deploy.outputs import cannot_write
 
     try:
-        found.write(path)
+        benchmark.write(path)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -191,13 +193,13 @@ def numbers(
         ConfigError: it is something else.
     """
     try:
-        found = [kind(part) for part in text.split(",")]
+        values = [kind(part) for part in text.split(",")]
     except (ValueError, OverflowError):
-        found = []
+        values = []
     # A comparison that NaN does not pass.
-    if not found or not all(bounds[0] <= number <= bounds[1] for number in found):
+    if not values or not all(bounds[0] <= number <= bounds[1] for number in values):
         raise ConfigError(
             f"{option} is {text[:40]!r}",
             f"Give numbers from {bounds[0]:g} to {bounds[1]:g}, such as 1,2",
         )
-    return found
+    return values

@@ -32,17 +32,19 @@ def cache(
 
     from sslim.evaluate.cache import default_folder, kept_files, remove, unfinished_files
 
-    place = folder or default_folder()
-    if place.exists() and not place.is_dir():
-        raise ConfigError(f"{place} is not a folder", "name the folder given to evaluate's --cache")
+    cache_folder = folder or default_folder()
+    if cache_folder.exists() and not cache_folder.is_dir():
+        raise ConfigError(
+            f"{cache_folder} is not a folder", "name the folder given to evaluate's --cache"
+        )
     try:
-        kept = kept_files(place)
-        unfinished = unfinished_files(place)
+        kept = kept_files(cache_folder)
+        unfinished = unfinished_files(cache_folder)
     except OSError as error:
         raise OutputError(
-            f"{place} cannot be read: {error.strerror}", "check its rights"
+            f"{cache_folder} cannot be read: {error.strerror}", "check its rights"
         ) from error
-    typer.echo(f"{place}: {_counted(len(kept))}, {_size(sum(file.size for file in kept))}")
+    typer.echo(f"{cache_folder}: {_counted(len(kept))}, {_size(sum(file.size for file in kept))}")
     if not clear and older_than is None:
         return
     before = time.time() - (older_than or 0.0) * DAY
@@ -52,7 +54,8 @@ def cache(
     typer.echo(f"removed {_counted(len(gone))}, {_size(sum(file.size for file in gone))}")
     if len(gone) < len(chosen):
         raise OutputError(
-            f"{_counted(len(chosen) - len(gone))} of {place} may not be removed", "check its rights"
+            f"{_counted(len(chosen) - len(gone))} of {cache_folder} may not be removed",
+            "check its rights",
         )
 
 

@@ -25,14 +25,14 @@ def checklist(
     from sslim.report.words import Words
 
     words = Words(lang)
-    found = read_evidence(run)
+    evidence = read_evidence(run)
     if init:
         typer.echo(one_line(write_template(run), 4096))
         return
-    for item in items(found, words):
+    for item in items(evidence, words):
         mark = "✓" if item.done else "○"
         typer.echo(f"{mark} {item.text}: {item.evidence}")
         if item.command:
             typer.echo(f"    {item.command}")
-    for left in found.not_used:
+    for left in evidence.not_used:
         typer.echo(words.say(left.why, file=left.file, detail=left.detail), err=True)

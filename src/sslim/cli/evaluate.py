@@ -184,7 +184,7 @@ def evaluate(
 
     if task:
         get_task(task)
-    heard: list[Condition] = named_conditions(
+    chosen_conditions: list[Condition] = named_conditions(
         _words(conditions), noise=noise, ratios=ratios or RATIOS, rooms=rooms
     )
     folder = cache or default_folder()
@@ -214,7 +214,7 @@ def evaluate(
             where=columns,
             split_column=split_column,
             folds=folds,
-            conditions=heard,
+            conditions=chosen_conditions,
             groups=_words(group),
             allow_leaks=allow_leaks,
             random_labels=random_labels,
@@ -246,7 +246,7 @@ OF_FIDELITY = {"--data", "--where"}
 OF_ONE_TASK = {"--trials": "asv", "--valid-trials": "asv", "--collar": "sd", "--root": "--suite"}
 
 
-def _check_ignored(asked: str, given: dict[str, Any], suite: bool) -> None:
+def _check_ignored(task: str, given: dict[str, Any], suite: bool) -> None:
     """Raises ConfigError for an option that would have no effect, instead of scoring something else."""
     for name, value in given.items():
         if not value:
@@ -256,11 +256,11 @@ def _check_ignored(asked: str, given: dict[str, Any], suite: bool) -> None:
                 f"--suite takes no {name}",
                 "score a task alone with --task; the suite leaves its table in DIR/sslim-superb",
             )
-        if asked == "fidelity" and name not in OF_FIDELITY:
+        if task == "fidelity" and name not in OF_FIDELITY:
             raise ConfigError(f"--task fidelity takes no {name}", "leave it out")
-        if not suite and OF_ONE_TASK.get(name, asked) != asked:
+        if not suite and OF_ONE_TASK.get(name, task) != task:
             raise ConfigError(
-                f"--task {asked} takes no {name}",
+                f"--task {task} takes no {name}",
                 f"it belongs to {OF_ONE_TASK[name]}; leave it out",
             )
 
@@ -401,8 +401,8 @@ def _fidelity(
     manifest = read_source(data, where=where)
     teacher, rows = upstreams[0], []
     for student in upstreams[1:]:
-        tell = lambda done, total, name=student.name: bar.work(name, done, total)  # noqa: E731
-        rows.append(fidelity(teacher, student, manifest.utterances, on_progress=tell))
+        report = lambda done, total, name=student.name: bar.work(name, done, total)  # noqa: E731
+        rows.append(fidelity(teacher, student, manifest.utterances, on_progress=report))
     return FidelityReport(
         results=tuple(rows),
         computation=COMPUTATION,

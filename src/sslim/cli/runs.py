@@ -22,17 +22,17 @@ def runs(
 
     from sslim.report.runs import find_runs
 
-    found = find_runs(folder)
+    listed = find_runs(folder)
     if as_json:
-        typer.echo(json.dumps([run.to_dict() for run in found], indent=2))
+        typer.echo(json.dumps([run.to_dict() for run in listed], indent=2))
         return
-    if not found:
+    if not listed:
         typer.echo(f"no runs in {folder}")
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "stage", "step", "left", "waiting", ""):
         table.add_column(heading, overflow="fold")
-    for run in found:
+    for run in listed:
         left = "" if run.seconds_left is None else _duration(run.seconds_left)
         waiting = "" if run.waiting_share is None else f"{run.waiting_share:.0%}"
         step = f"{run.update}/{run.updates}" if run.updates else ""

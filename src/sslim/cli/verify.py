@@ -17,13 +17,13 @@ def verify(
     from sslim.backbone.verify import verify as run
     from sslim.errors import TeacherError
 
-    found = run(folder)
-    width = max(len(file.name) for file in found.files)
-    for file in found.files:
+    verification = run(folder)
+    width = max(len(file.name) for file in verification.files)
+    for file in verification.files:
         typer.echo(f"{file.name:{width}}  {file.said}")
-    if found.problems:
+    if verification.problems:
         raise TeacherError(
-            f"{folder}: {found.problems[0].problem}",
+            f"{folder}: {verification.problems[0].problem}",
             "do not use this folder before you know why; copy it again from where it was made",
         )
-    typer.echo(found.sentence())
+    typer.echo(verification.sentence())

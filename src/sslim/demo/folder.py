@@ -61,21 +61,21 @@ def prepare(out: Path, *, force: bool) -> None:
     try:
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file", "give a folder")
-        found = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        foreign = sorted(found - {*FOLDERS, RECORD, RESULTS})
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        foreign = sorted(names - {*FOLDERS, RECORD, RESULTS})
         if foreign:
             raise OutputError(f"{out} holds {foreign[0]}, which is not ours", "name another folder")
-        links = [name for name in sorted(found) if (out / name).is_symlink()]
+        links = [name for name in sorted(names) if (out / name).is_symlink()]
         if links:
             raise OutputError(f"{out / links[0]} is a link", "name another folder")
-        if found and not _is_ours(out):
+        if names and not _is_ours(out):
             raise OutputError(
-                f"{out} holds {sorted(found)[0]}, and no record that a demo made it",
+                f"{out} holds {sorted(names)[0]}, and no record that a demo made it",
                 "name another folder",
             )
-        if found and not force:
+        if names and not force:
             raise OutputError(f"{out} holds an earlier demo", "use --force to replace it")
-        for path in _written(out) if found else ():
+        for path in _written(out) if names else ():
             _remove(path, out)
         left = out / "distilled" / "run" / "checkpoints"
         if left.exists():  # training would go on from it

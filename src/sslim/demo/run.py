@@ -170,8 +170,8 @@ def run_demo(
     )
     with ProgressBar(progress) as bar:
         bar.say("scoring words and voices ...")
-        found = _scores(out, speech, config, bar)
-    result = _result(out, found, student, seconds, began)
+        evaluations = _scores(out, speech, config, bar)
+    result = _result(out, evaluations, student, seconds, began)
     _write(result, settings)
     report = write_report([out / "student"], out / "student" / "report.html")
     console = Console(markup=False, emoji=False)
@@ -192,12 +192,12 @@ def _scores(
 ) -> dict[str, Evaluation]:
     """Both tasks, each also written where the student's report looks for evidence."""
     models: list[str | Path] = [teacher_path(), out / "student", out / "distilled", "fbank"]
-    found = {}
+    evaluations = {}
     # Both tasks hear the same clips: what a model says of one is computed once.
     with tempfile.TemporaryDirectory() as kept:
         settings = Settings(store=FeatureStore(Path(kept)), say=bar.say, on_progress=bar.work)
-        for asked, (task, column) in TASKS.items():
-            found[asked] = evaluate(
+        for subject, (task, column) in TASKS.items():
+            evaluations[subject] = evaluate(
                 models,
                 task,
                 speech.manifest,
@@ -205,18 +205,18 @@ def _scores(
                 settings=settings,
                 device=config.device,
             )
-            found[asked].write(out / "student" / FOLDER / f"{asked}.json")
-    return found
+            evaluations[subject].write(out / "student" / FOLDER / f"{subject}.json")
+    return evaluations
 
 
 def _result(
     out: Path,
-    found: dict[str, Evaluation],
+    evaluations: dict[str, Evaluation],
     student: CompressionResult,
     distilled_seconds: float,
     began: float,
 ) -> DemoResult:
-    words, voices = found["words"].results, found["voices"].results
+    words, voices = evaluations["words"].results, evaluations["voices"].results
     folders = (teacher_path(), out / "student", out / "distilled", None)
     seconds = (0.0, student.seconds, distilled_seconds, 0.0)
     rows = tuple(
@@ -235,9 +235,9 @@ def _result(
             NAMES, words, voices, folders, seconds, strict=True
         )
     )
-    evidence, said = read_evidence(out / "student"), Words("en")
-    verdict, items = judge(evidence), checklist(evidence, said)
-    sentences = (*task_sentences(verdict, said), recommendation(verdict, items, said))
+    evidence, english = read_evidence(out / "student"), Words("en")
+    verdict, items = judge(evidence), checklist(evidence, english)
+    sentences = (*task_sentences(verdict, english), recommendation(verdict, items, english))
     return DemoResult(
         out, rows, words[0].chance, voices[0].chance, sentences, time.perf_counter() - began
     )

@@ -240,8 +240,8 @@ def _microphone(clip: np.ndarray, random: np.random.Generator) -> np.ndarray:
     frequency = np.fft.rfftfreq(len(clip), 1.0 / SAMPLING_RATE)
     octaves = np.log2(np.maximum(frequency, 60.0) / 1000.0)
     gain = 10.0 ** (random.uniform(-4.0, 4.0) * octaves / 20.0)
-    cut = random.uniform(50.0, 250.0)
-    gain *= 1.0 / np.sqrt(1.0 + (cut / np.maximum(frequency, 1.0)) ** 4)
+    corner = random.uniform(50.0, 250.0)
+    gain *= 1.0 / np.sqrt(1.0 + (corner / np.maximum(frequency, 1.0)) ** 4)
     return np.fft.irfft(spectrum * gain, len(clip)).astype(np.float32)
 
 

@@ -98,13 +98,13 @@ class Float32:
         x = graph.op("Pad", x, graph.op("Concat", [0, 0, 0, 0], short, [0], axis=0))
         end = graph.op("Reshape", graph.op("Add", graph.op("Mul", pairs, 4), 4), [1])
         x = graph.op("Reshape", graph.op("Slice", x, [0], end, [1]), [0, -1, 4, incoming])
-        whole, ends = [], graph.op("Reshape", pairs, [1])
+        quarters, ends = [], graph.op("Reshape", pairs, [1])
         for number in range(4):
             part = graph.op("Gather", x, number, axis=2)
-            whole.append(graph.op("Slice", part, [0], ends, [1]))
+            quarters.append(graph.op("Slice", part, [0], ends, [1]))
             if number == 0:
                 next_first = graph.op("Slice", part, [1], graph.op("Add", ends, 1), [1])
-        first, second, third, fourth = whole
+        first, second, third, fourth = quarters
         a, b, c = (graph.constant(np.ascontiguousarray(weight[:, :, tap].T)) for tap in range(3))
         # Sums of weights are taken when the file is opened, so they do not double it.
         shared = graph.op("MatMul", third, graph.op("Add", a, c))
@@ -193,10 +193,10 @@ class Int8:
         return scale, int(np.clip(round(-low / scale), 0, 255))
 
     def _quantise(self, graph: Graph, x: str, scale: float, zero: int) -> str:
-        held = (x, scale, zero)
-        if held not in self._quantised:
-            self._quantised[held] = graph.op("QuantizeLinear", x, np.float32(scale), np.uint8(zero))
-        return self._quantised[held]
+        key = (x, scale, zero)
+        if key not in self._quantised:
+            self._quantised[key] = graph.op("QuantizeLinear", x, np.float32(scale), np.uint8(zero))
+        return self._quantised[key]
 
     def _weights(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(..., K, N) -> int8 and the scale of each column, (..., 1, N)."""
@@ -212,11 +212,11 @@ class Int8:
         weight: np.ndarray,
         bias: np.ndarray | None,
     ) -> str:
-        whole, scales = self._weights(weight)
+        integers, scales = self._weights(weight)
         return graph.op(
             "MatMulIntegerToFloat",
             x,
-            whole,
+            integers,
             np.float32(scale),
             scales.reshape(-1),
             np.uint8(zero),

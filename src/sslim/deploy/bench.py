@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sslim.deploy.parts import Part, whole
+from sslim.deploy.parts import Part, combined
 from sslim.deploy.processor import Load, load_now, machine
 from sslim.deploy.rates import rates
 from sslim.deploy.worker import KINDS
@@ -178,7 +178,7 @@ def contestants(
     runtimes = list(dict.fromkeys(runtimes))
     models = list(dict.fromkeys(models))
     short = [Path(model).name or model for model in models]
-    found: list[Contestant] = []
+    entries: list[Contestant] = []
     for number, model in enumerate(models):
         # Two models of one name are told apart by what the user called them.
         name = short[number] if Counter(short)[short[number]] == 1 else model
@@ -187,7 +187,7 @@ def contestants(
                 raise TeacherError(f"the file {model} does not exist", "make it with sslim export")
             file = ExportedModel(model)
             cosine, passed = _checked(file)
-            found.append(
+            entries.append(
                 Contestant(
                     name,
                     _format_of(file),
@@ -212,7 +212,7 @@ def contestants(
             if runtime == "transformers" and pruned:
                 continue  # no class of theirs takes a pruned model
             if runtime in ("torch", "bfloat16", "transformers"):
-                found.append(
+                entries.append(
                     Contestant(
                         name,
                         runtime,
@@ -230,7 +230,7 @@ def contestants(
             assert made.check is not None
             if not made.passed:
                 say(f"{name} as {runtime}: {made.notes[-1]}")
-            found.append(
+            entries.append(
                 Contestant(
                     name,
                     runtime,
@@ -242,7 +242,7 @@ def contestants(
                     model_fingerprint=made.model_fingerprint,
                 )
             )
-    return found
+    return entries
 
 
 def _operations(loaded: Any) -> Callable[[float], float]:
@@ -282,7 +282,7 @@ def measure(
         ConfigError: a number is out of bounds.
         SslimError: a contestant's process ended.
     """
-    for values, (low, high), what in (
+    for values, (low, high), quantity in (
         (seconds, SECONDS, "seconds of audio"),
         (threads, THREADS, "threads"),
         ((repeats,), REPEATS, "repeats"),
@@ -290,7 +290,7 @@ def measure(
         for value in values:
             if not low <= value <= high:
                 raise ConfigError(
-                    f"{value:g} {what} cannot be measured", f"give {low:g} to {high:g}"
+                    f"{value:g} {quantity} cannot be measured", f"give {low:g} to {high:g}"
                 )
     about = replace(machine(), load_before=load_now())
     rows: list[Timing] = []
@@ -361,7 +361,7 @@ def _row(
     entry = worker.contestant
     shares = worker.parts(seconds)
     parts = {name: Part(**part) for name, part in (shares["parts"] or {}).items()}
-    total, reached = whole(parts), core
+    total, reached = combined(parts), core
     if not parts and entry.operations is not None:
         total = Part(float_operations=entry.operations(seconds))
         reached = replace(core, float32=core.bfloat16) if entry.runtime == "bfloat16" else core

@@ -142,7 +142,7 @@ def export(
         raise ConfigError(f"min_cosine is {min_cosine:g}", "give a number from -1 to 1")
     if where and audio is None and labels is None:
         raise ConfigError("--where chooses rows, and of nothing here", "give --audio or --labels")
-    _check_place(out, format, force)
+    _check_target(out, format, force)
     loaded = load_model(model)
     if format == "dphubert":
         with _writing(out) as aside:
@@ -186,8 +186,8 @@ def export(
     return _on_the_card(loaded, made) if card else made
 
 
-def _check_place(out: Path, format: str, force: bool) -> None:
-    """Refuses a place that cannot be written, or that holds what is not ours, before anything is computed."""
+def _check_target(out: Path, format: str, force: bool) -> None:
+    """Refuses a file that cannot be written, or that holds what is not ours, before anything is computed."""
     kind = kind_of(out)
     if kind == "folder":
         raise OutputError(f"{out} is a folder", f"name a file in it: {out / ending(format)}")
@@ -258,8 +258,8 @@ def _probe(
     from sslim.evaluate.run import evaluate
     from sslim.evaluate.scorer import Settings
 
-    found = evaluate([model, file], task, labels, where=where, settings=Settings(say=say))
-    ours, exported = found.results
+    evaluation = evaluate([model, file], task, labels, where=where, settings=Settings(say=say))
+    ours, exported = evaluation.results
     return LabelledScores(
         task, ours.metric, ours.score, ours.interval, exported.score, exported.interval
     )
@@ -348,7 +348,7 @@ def metadata(loaded: LoadedModel, format: str) -> dict[str, str]:
         "parameters": plan.parameters(shape),
         "macs_per_second": round(plan.macs(shape) / MACS_SECONDS),
     }
-    found = {
+    properties = {
         "sslim": json.dumps(facts),
         "sampling_rate": str(SAMPLING_RATE),
         "hop": str(loaded.hop),
@@ -359,16 +359,16 @@ def metadata(loaded: LoadedModel, format: str) -> dict[str, str]:
     }
     labels = _labels(loaded)
     if labels:
-        found["labels"] = json.dumps(labels)
-    return found
+        properties["labels"] = json.dumps(labels)
+    return properties
 
 
 def _labels(loaded: LoadedModel) -> list[str]:
     """Names of the classes, in order; of a CTC head, the symbols of its vocabulary."""
     if loaded.head == "ctc" and loaded.folder and (loaded.folder / "vocab.json").is_file():
         vocabulary = read_json(loaded.folder / "vocab.json", "a vocabulary", TeacherError)
-        places = vocabulary.values()
-        if not all(type(place) is int for place in places):
+        numbers = vocabulary.values()
+        if not all(type(number) is int for number in numbers):
             raise TeacherError(
                 f"{loaded.folder / 'vocab.json'} is no vocabulary: symbols need whole numbers",
                 "restore or remove it",

@@ -132,7 +132,10 @@ class Graph:
         graph = helper.make_graph(
             [*self.nodes, *last],
             "sslim",
-            [helper.make_tensor_value_info(name, *what) for name, what in inputs.items()],
+            [
+                helper.make_tensor_value_info(name, *type_and_shape)
+                for name, type_and_shape in inputs.items()
+            ],
             [
                 helper.make_tensor_value_info(n, kind, shape)
                 for n, (_, kind, shape) in outputs.items()

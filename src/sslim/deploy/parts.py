@@ -107,31 +107,34 @@ def profile(path: str | Path, audio: np.ndarray, threads: int = 1) -> list[Node]
 
 
 def _nodes(events: list[dict[str, Any]]) -> Iterator[Node]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            found.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
-    for name, own in found.items():
+            by_name.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
+    for name, calls_of_node in by_name.items():
         # Runs one after the other, each with the same number of calls.
-        calls = max(1, len(own) // (1 + RUNS))
-        runs = [own[start : start + calls] for start in range(0, len(own) - calls + 1, calls)]
+        calls = max(1, len(calls_of_node) // (1 + RUNS))
+        runs = [
+            calls_of_node[start : start + calls]
+            for start in range(0, len(calls_of_node) - calls + 1, calls)
+        ]
         spent = [sum(event["dur"] for event in run) for run in runs[1:] or runs]
-        first = own[0]["args"]
+        first = calls_of_node[0]["args"]
         prefix = name.split("/")[0] if "/" in name else ""
         part = "front_end" if prefix == INSIDE else prefix
         kind = first["op_name"]
         if part not in PARTS:
             part = FUSED.get(kind, "rest")
         operations = sum(_operations(event["args"]) for event in runs[-1])
-        whole = kind in INTEGER
+        integer = kind in INTEGER
         yield Node(
             part,
             kind,
             prefix == INSIDE,
             float(np.median(spent)) / 1e6,
             calls,
-            0.0 if whole else operations,
-            operations if whole else 0.0,
+            0.0 if integer else operations,
+            operations if integer else 0.0,
         )
 
 
@@ -155,16 +158,16 @@ def _shapes(arguments: dict[str, Any], side: str) -> list[list[int]]:
 
 def by_part(nodes: list[Node]) -> dict[str, Part]:
     """Seconds and operations of each part; nodes inside the loop give operations, the loop the time."""
-    found = {name: Part() for name in PARTS}
+    parts = {name: Part() for name in PARTS}
     for node in nodes:
-        part = found[node.part]
+        part = parts[node.part]
         part.seconds += 0.0 if node.inside else node.seconds
         part.float_operations += node.float_operations
         part.integer_operations += node.integer_operations
-    return found
+    return parts
 
 
-def whole(parts: Mapping[str, Part]) -> Part:
+def combined(parts: Mapping[str, Part]) -> Part:
     """All parts together."""
     return Part(
         sum(part.seconds for part in parts.values()),

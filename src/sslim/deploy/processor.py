@@ -50,21 +50,21 @@ def processor(cpuinfo: str | None = None) -> Machine:
             cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             cpuinfo = ""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
-        found.setdefault(name.strip(), value.strip())
-    flags = set((found.get("flags") or found.get("Features") or "").split())
+        fields.setdefault(name.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
     units = [name for flag, name in UNITS.items() if flag in flags]
     if not cpuinfo and platform.machine() in ("arm64", "aarch64"):
         units = ["neon"]  # every 64-bit ARM has it
-    maker = found.get("vendor_id") or found.get("CPU implementer", "")
+    maker = fields.get("vendor_id") or fields.get("CPU implementer", "")
     return Machine(
-        processor=found.get("model name") or platform.processor() or platform.machine(),
+        processor=fields.get("model name") or platform.processor() or platform.machine(),
         vendor=MAKERS.get(maker, maker) or None,
-        family=_number(found.get("cpu family") or found.get("CPU architecture")),
-        model=_number(found.get("model") or found.get("CPU part")),
-        stepping=_number(found.get("stepping") or found.get("CPU revision")),
+        family=_number(fields.get("cpu family") or fields.get("CPU architecture")),
+        model=_number(fields.get("model") or fields.get("CPU part")),
+        stepping=_number(fields.get("stepping") or fields.get("CPU revision")),
         vector_units=tuple(units),
     )
 

@@ -30,16 +30,16 @@ Product = Callable[[], Any]
 
 def products(threads: int) -> dict[str, dict[str, Product]]:
     """Format -> library -> one large product, ready to run; libraries that are not installed are left out."""
-    found: dict[str, dict[str, Product]] = {name: {} for name in FORMATS}
+    ready: dict[str, dict[str, Product]] = {name: {} for name in FORMATS}
     for add in (_in_onnxruntime, _in_torch):
         try:
-            add(found, threads)
+            add(ready, threads)
         except ImportError:
             continue
-    return {name: libraries for name, libraries in found.items() if libraries}
+    return {name: libraries for name, libraries in ready.items() if libraries}
 
 
-def _in_onnxruntime(found: dict[str, dict[str, Product]], threads: int) -> None:
+def _in_onnxruntime(ready: dict[str, dict[str, Product]], threads: int) -> None:
     import onnxruntime
     from onnx import TensorProto
 
@@ -47,7 +47,7 @@ def _in_onnxruntime(found: dict[str, dict[str, Product]], threads: int) -> None:
 
     random = np.random.default_rng(0)
     weight = random.standard_normal((INNER, COLUMNS)).astype(np.float32)
-    whole = np.clip(np.round(40 * weight), -127, 127).astype(np.int8)
+    integers = np.clip(np.round(40 * weight), -127, 127).astype(np.int8)
     rows = random.standard_normal((ROWS, INNER)).astype(np.float32)
     codes = np.clip(np.round(40 * rows) + 128, 0, 255).astype(np.uint8)
 
@@ -65,23 +65,23 @@ def _in_onnxruntime(found: dict[str, dict[str, Product]], threads: int) -> None:
         return lambda: made.run(None, {"x": x})
 
     float32, int8 = (LIBRARIES[name][0] for name in ("float32", "int8"))
-    found["float32"][float32] = session(
+    ready["float32"][float32] = session(
         float32, FLOAT, rows, lambda graph: graph.op("MatMul", "x", weight)
     )
     scales = np.full(COLUMNS, 0.02, np.float32)
-    found["int8"][int8] = session(
+    ready["int8"][int8] = session(
         int8,
         TensorProto.UINT8,
         codes,
         lambda graph: graph.op(
             "MatMulIntegerToFloat",
-            *("x", whole, np.float32(0.02), scales, np.uint8(128)),
+            *("x", integers, np.float32(0.02), scales, np.uint8(128)),
             domain=RUNTIME_DOMAIN,
         ),
     )
 
 
-def _in_torch(found: dict[str, dict[str, Product]], threads: int) -> None:
+def _in_torch(ready: dict[str, dict[str, Product]], threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
@@ -93,15 +93,15 @@ def _in_torch(found: dict[str, dict[str, Product]], threads: int) -> None:
         x, w = rows.to(kind), weight.to(kind)
         return torch.inference_mode()(lambda: torch.nn.functional.linear(x, w))
 
-    found["float32"][LIBRARIES["float32"][1]] = linear(torch.float32)
-    found["bfloat16"][LIBRARIES["bfloat16"][0]] = linear(torch.bfloat16)
+    ready["float32"][LIBRARIES["float32"][1]] = linear(torch.float32)
+    ready["bfloat16"][LIBRARIES["bfloat16"][0]] = linear(torch.bfloat16)
     x, w = (torch.clamp(40 * t, -127, 127).to(torch.int8) for t in (rows, weight.t().contiguous()))
-    found["int8"][LIBRARIES["int8"][1]] = torch.inference_mode()(lambda: torch._int_mm(x, w))
+    ready["int8"][LIBRARIES["int8"][1]] = torch.inference_mode()(lambda: torch._int_mm(x, w))
 
 
 def timed(ready: dict[str, dict[str, Product]]) -> dict[str, dict[str, float]]:
     """Format -> library -> seconds that its product takes now; what a library refuses is left out."""
-    found: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
     for name, libraries in ready.items():
         for library, product in list(libraries.items()):
             try:
@@ -112,8 +112,8 @@ def timed(ready: dict[str, dict[str, Product]]) -> dict[str, dict[str, float]]:
             except Exception:  # of whatever kind: this processor, or version, cannot
                 del libraries[library]
                 continue
-            found.setdefault(name, {})[library] = spent
-    return found
+            seconds.setdefault(name, {})[library] = spent
+    return seconds
 
 
 def rates(rounds: list[dict[str, dict[str, float]]]) -> Rates:
@@ -125,6 +125,6 @@ def rates(rounds: list[dict[str, dict[str, float]]]) -> Rates:
             if spent:
                 rate = OPERATIONS / float(np.median(spent)) / 1e9
                 every.setdefault(name, {})[library] = round(rate, 1)
-    best = {name: max(own, key=own.__getitem__) for name, own in every.items()}
+    best = {name: max(rate_of, key=rate_of.__getitem__) for name, rate_of in every.items()}
     reached = {name: every[name][library] for name, library in best.items()}
     return Rates(**reached, libraries=best, all=every)

@@ -76,14 +76,14 @@ def find_signals(
     if audio is not None:
         return _read(audio, where, calibrates)
     made_because: tuple[str, ...] = ()
-    found = _of_the_run(folder)
-    if isinstance(found, tuple):
+    run_audio = _of_the_run(folder)
+    if isinstance(run_audio, tuple):
         try:
-            return _read(*found, calibrates)
+            return _read(*run_audio, calibrates)
         except AudioError as error:
             made_because = (f"the run's own audio is not used: {error.problem}",)
-    elif found:
-        made_because = (f"the run's own audio is not used: {found}",)
+    elif run_audio:
+        made_because = (f"the run's own audio is not used: {run_audio}",)
     made = tuple(speech_like(seed, 2.0 + seed % 3) for seed in range(16))
     return Signals("speech-like signals made here", made[::2], made[1::2], True, made_because)
 
@@ -93,10 +93,10 @@ def _of_the_run(folder: Path | None) -> tuple[str, Mapping[str, str]] | str:
     if folder is None or not (folder / RUN_FOLDER / RECORD).is_file():
         return ""
     try:
-        heard = read_record(folder / RUN_FOLDER).audio
+        audio = read_record(folder / RUN_FOLDER).audio
     except OutputError:
         return "run/run.json does not say where it is"
-    source, where = heard.path or heard.source, heard.where
+    source, where = audio.path or audio.source, audio.where
     # A relative path means another thing in another folder, and a CSV holds rows that were kept for testing.
     if not Path(source).is_absolute():
         return "run/run.json gives no absolute path"

@@ -44,13 +44,13 @@ class Chunking:
                 f"chunks of {self.chunk:g} s with {self.left:g} s and {self.right:g} s of context",
                 f"give lengths from 0 to {LONGEST_SECONDS:g} s",
             )
-        found = [round(seconds * rate / hop) for seconds in (self.chunk, self.left, self.right)]
-        if found[0] < 1:
+        counts = [round(seconds * rate / hop) for seconds in (self.chunk, self.left, self.right)]
+        if counts[0] < 1:
             raise ConfigError(
                 f"chunks of {self.chunk:g} s with {self.left:g} s and {self.right:g} s of context",
                 f"the chunk must hold a frame ({hop / rate:g} s)",
             )
-        return found[0], found[1], found[2]
+        return counts[0], counts[1], counts[2]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Piece:
     keep: int | None
     """Frames to keep; None: all that follow."""
 
-    def cut(self, features: np.ndarray) -> np.ndarray:
+    def own_frames(self, features: np.ndarray) -> np.ndarray:
         """The chunk's own frames."""
         end = None if self.keep is None else self.skip + self.keep
         return features[self.skip : end]
@@ -136,8 +136,10 @@ def features(
     waiting: list[Piece] = []
 
     def flush() -> Iterator[np.ndarray]:
-        found = extractor.extract([piece.waveform for piece in waiting])
-        yield from (piece.cut(states) for piece, states in zip(waiting, found, strict=True))
+        states = extractor.extract([piece.waveform for piece in waiting])
+        yield from (
+            piece.own_frames(features) for piece, features in zip(waiting, states, strict=True)
+        )
         waiting.clear()
 
     for piece in pieces(blocks, extractor.model.hop, extractor.model.shortest, frames, first):
@@ -172,17 +174,19 @@ def chunking_error(extractor: Extractor, waveform: np.ndarray, chunking: Chunkin
     Raises:
         AudioError: features are not finite.
     """
-    whole = extractor.extract([waveform])[0].astype(np.float64)
+    unchunked = extractor.extract([waveform])[0].astype(np.float64)
     parts = list(features(extractor, [waveform], chunking))
-    cut = np.concatenate(parts).astype(np.float64)
-    assert cut.shape == whole.shape, (cut.shape, whole.shape)
-    if not (np.isfinite(whole).all() and np.isfinite(cut).all()):
+    chunked = np.concatenate(parts).astype(np.float64)
+    assert chunked.shape == unchunked.shape, (chunked.shape, unchunked.shape)
+    if not (np.isfinite(unchunked).all() and np.isfinite(chunked).all()):
         raise AudioError(
             "the model gives NaN or infinity", "check the model's weights and the recording"
         )
-    norms = np.linalg.norm(whole, axis=-1) * np.linalg.norm(cut, axis=-1)
-    cosine = (whole * cut).sum(-1) / np.maximum(norms, 1e-12)
-    distance = float(np.linalg.norm(whole - cut) / max(float(np.linalg.norm(whole)), 1e-12))
+    norms = np.linalg.norm(unchunked, axis=-1) * np.linalg.norm(chunked, axis=-1)
+    cosine = (unchunked * chunked).sum(-1) / np.maximum(norms, 1e-12)
+    distance = float(
+        np.linalg.norm(unchunked - chunked) / max(float(np.linalg.norm(unchunked)), 1e-12)
+    )
     return ChunkingError(
         len(waveform) / 16_000, float(cosine.mean()), float(cosine.min()), distance
     )

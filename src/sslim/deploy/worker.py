@@ -52,13 +52,13 @@ def peak_bytes() -> int:
 def open_onnx(path: str, threads: int) -> tuple[Runner, Shares]:
     """An exported file, and what its parts take."""
     from sslim.backbone.exported import ExportedModel
-    from sslim.deploy.parts import by_part, profile, whole
+    from sslim.deploy.parts import by_part, combined, profile
 
     file = ExportedModel(path, threads=threads)
 
     def shares(seconds: float) -> Answer:
         parts = by_part(profile(path, waveform(seconds), threads))
-        total = whole(parts).seconds
+        total = combined(parts).seconds
         return {
             "front_end": parts["front_end"].seconds / total if total else None,
             "parts": {name: asdict(part) for name, part in parts.items()},

@@ -139,7 +139,7 @@ class FeatureCache:
         path = self.folder / name
         try:
             with path.open("rb") as stream:
-                found = load(stream)
+                content = load(stream)
         except FileNotFoundError:
             return None
         except Exception:  # whatever a power cut or a bad disk left, it is computed again
@@ -150,7 +150,7 @@ class FeatureCache:
         with contextlib.suppress(OSError):
             os.utime(path)
         self._count(name)
-        return found
+        return content
 
     def has_room(self, size: int) -> bool:
         """Whether a file of so many bytes can be kept; removes what was used longest ago where it must."""
@@ -168,15 +168,15 @@ class FeatureCache:
         if not self.has_room(size + HEADER):
             return False
         # Under this process's own name first: another may be writing the same.
-        own = self.folder / f".{os.getpid()}-{name}"
+        temporary = self.folder / f".{os.getpid()}-{name}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(own) as aside, aside.open("wb") as stream:
+            with written_whole(temporary) as aside, aside.open("wb") as stream:
                 write(stream)
-            own.replace(self.folder / name)
+            temporary.replace(self.folder / name)
         except OSError as error:
             with contextlib.suppress(OSError):
-                own.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             self._closed = True
             self.say(
                 f"no more features can be kept in {self.folder} ({first_line(error)}): they are computed "

@@ -61,9 +61,9 @@ def fit_classifier(
         return fitted.right(settings.pooled(upstream, clips, condition), labels(clips))
 
     def outcomes(clips: Sequence[Clip], condition: Condition) -> dict[str, Outcome]:
-        found = right(clips, condition)
+        correct = right(clips, condition)
         names = [clip.identity for clip in clips]
-        return {"accuracy": ratio_outcome(found, np.ones_like(found, dtype=float), names)}
+        return {"accuracy": ratio_outcome(correct, np.ones_like(correct, dtype=float), names)}
 
     answers = [tuple(row) for row in labels(parts["test"]).tolist()]
     return Scorer(

@@ -67,16 +67,16 @@ def read_clips(
     rows = _rows(path)
     known = tuple(rows[0]) if rows else ()
     if rows:
-        own = [split_column] if split_column not in ("", "split") else []
-        check_columns(str(path), known, ["path", *(where or {}), *own, *columns])
+        named = [split_column] if split_column not in ("", "split") else []
+        check_columns(str(path), known, ["path", *(where or {}), *named, *columns])
     chosen = [
         row for row in rows if all(row[name] == value for name, value in (where or {}).items())
     ]
     if not chosen:
-        asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
+        conditions = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
         raise ConfigError(
-            f"{path} has no rows" + (f" with {asked}" if asked else ""),
-            "check --where" if asked else "write a row for every clip",
+            f"{path} has no rows" + (f" with {conditions}" if conditions else ""),
+            "check --where" if conditions else "write a row for every clip",
         )
     clips = _clips(path, chosen, dict(where or {}))
     if not split_column:
@@ -110,11 +110,11 @@ def _parts(path: Path, clips: Sequence[Clip], column: str) -> tuple[list[Clip], 
             f"{others.total():,} of {len(clips):,} rows take no part, by the column {column!r}: "
             f"{', '.join(listed)}{more}"
         )
-    found = [
+    labelled = [
         replace(clip, part=PART_NAMES.get(name, ""))
         for clip, name in zip(clips, names, strict=True)
     ]
-    return found, notes
+    return labelled, notes
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -53,9 +53,9 @@ def _recordings(folder: str | Path) -> tuple[list[str], list[np.ndarray]]:
             "repair or remove them, so that it is known what was heard",
         )
     # The same recording twice is drawn as if it were there once.
-    found = {content_identity(utterance): utterance for utterance in manifest.utterances}
-    contents = sorted(found)
-    return contents, [load_audio(found[key]) for key in contents]
+    utterances = {content_identity(utterance): utterance for utterance in manifest.utterances}
+    contents = sorted(utterances)
+    return contents, [load_audio(utterances[key]) for key in contents]
 
 
 def _noise(
@@ -180,13 +180,13 @@ def named_conditions(
             )
     if rooms is not None or "telephone" in names:
         need_packages("this condition", "scipy")
-    found = [] if noise is None else noise_conditions(noise, ratios)
-    found += [] if rooms is None else [reverberation(rooms)]
+    conditions = [] if noise is None else noise_conditions(noise, ratios)
+    conditions += [] if rooms is None else [reverberation(rooms)]
     for name in dict.fromkeys(names):
         if name not in kinds:
             raise ConfigError(f"there is no condition {name!r}", f"choose {', '.join(kinds)}")
-        found += kinds[name]()
-    return found
+        conditions += kinds[name]()
+    return conditions
 
 
 def _generator(clip: str) -> np.random.Generator:

@@ -146,13 +146,13 @@ def iemocap(root: Path) -> list[Row] | None:
     for file in sorted(folder.glob("Session*/dialog/EmoEvaluation/*.txt")):
         session = file.parents[2].name
         for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            found = line.match(text)
-            if found is None or found.group(2) not in EMOTIONS:
+            match = line.match(text)
+            if match is None or match.group(2) not in EMOTIONS:
                 continue
-            name = found.group(1)
+            name = match.group(1)
             scene = name.rpartition("_")[0]
             path = file.parents[2] / "sentences" / "wav" / scene / f"{name}.wav"
-            rows.append({"path": str(path), "label": EMOTIONS[found.group(2)], "session": session})
+            rows.append({"path": str(path), "label": EMOTIONS[match.group(2)], "session": session})
     return rows
 
 
@@ -165,13 +165,13 @@ def voxceleb_identification(root: Path) -> list[Row] | None:
     if folder is None or split is None:
         return None
     parts = {"1": "train", "2": "valid", "3": "test"}
-    found = _by_tail(folder.rglob("*.wav"), 3)
+    paths = _by_tail(folder.rglob("*.wav"), 3)
     rows = []
     for line in split.read_text(encoding="utf-8").splitlines():
         number, _, name = line.partition(" ")
-        if name in found:
+        if name in paths:
             rows.append(
-                {"path": found[name], "speaker": name.split("/")[0], "split": parts[number]}
+                {"path": paths[name], "speaker": name.split("/")[0], "split": parts[number]}
             )
     return rows
 
@@ -194,8 +194,8 @@ def voxceleb_verification(root: Path) -> list[Row] | None:
     rows = []
     for name, path in _by_tail(folder.rglob("*.wav"), 3).items():
         speaker = name.split("/")[0]
-        held = hashlib.sha256(speaker.encode()).digest()[0] < 13
-        part = "test" if speaker in tested else "valid" if held else "train"
+        validation = hashlib.sha256(speaker.encode()).digest()[0] < 13
+        part = "test" if speaker in tested else "valid" if validation else "train"
         rows.append({"path": path, "utt": name, "speaker": speaker, "split": part})
     return rows
 
@@ -363,8 +363,8 @@ def quesst(root: Path) -> list[Row] | None:
 def _english(path: Path) -> list[str]:
     """The English files of a list, relative to the corpus: the list's paths begin with another folder."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [line.split()[0] for line in lines if line.split()[1:] == ["nnenglish"]]
-    return [name.partition("/")[2] or name for name in found]
+    names = [line.split()[0] for line in lines if line.split()[1:] == ["nnenglish"]]
+    return [name.partition("/")[2] or name for name in names]
 
 
 def _by_tail(paths: Iterable[Path], parts: int) -> dict[str, str]:

@@ -52,9 +52,9 @@ def fit_diariser(upstream: Frozen, data: LabelledClips, settings: Settings) -> S
         for clip in data.clips
     }
     collar = float(settings.options.get("collar", 0.0))
-    found = settings.frames(upstream, train, CLEAN)
-    known = settings.frames(upstream, valid, CLEAN)
-    statistics = layer_statistics(found)
+    training = settings.frames(upstream, train, CLEAN)
+    validation = settings.frames(upstream, valid, CLEAN)
+    statistics = layer_statistics(training)
     seconds_per_frame = upstream.hop / 16_000
 
     def make() -> DiarisationHead:
@@ -62,7 +62,7 @@ def fit_diariser(upstream: Frozen, data: LabelledClips, settings: Settings) -> S
         return DiarisationHead(WeightedSum(*statistics), upstream.width, SPEAKERS, hidden)
 
     def loss(head: DiarisationHead, indices: list[int]) -> torch.Tensor:
-        states, lengths = padded([found[index] for index in indices], settings.device)
+        states, lengths = padded([training[index] for index in indices], settings.device)
         logits = head(states)
         losses = []
         for row, index, length in zip(logits, indices, lengths.tolist(), strict=True):
@@ -80,7 +80,7 @@ def fit_diariser(upstream: Frozen, data: LabelledClips, settings: Settings) -> S
         )
 
     def validate(head: DiarisationHead) -> float:
-        return outcome([head], valid, known).score
+        return outcome([head], valid, validation).score
 
     fitted = settings.fit(make, loss, validate, train, LEARNING_RATES)
 
@@ -126,14 +126,14 @@ def activity(segments: Sequence[Segment], frames: int, seconds_per_frame: float)
 
 def segments_of(active: np.ndarray, seconds_per_frame: float) -> list[Segment]:
     """Decisions (frames, speakers) as segments."""
-    found: list[Segment] = []
+    segments: list[Segment] = []
     for speaker in range(active.shape[1]):
         edges = np.diff(np.concatenate([[0], active[:, speaker].astype(int), [0]]))
         for start, end in zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True):
-            found.append(
+            segments.append(
                 (float(start) * seconds_per_frame, float(end) * seconds_per_frame, str(speaker))
             )
-    return found
+    return segments
 
 
 def read_rttm(path: Path) -> dict[str, list[Segment]]:
@@ -244,7 +244,7 @@ def _annotation(segments: Sequence[Segment]) -> Any:
     from pyannote.core import Annotation
     from pyannote.core import Segment as Stretch
 
-    found = Annotation()
+    annotation = Annotation()
     for track, (start, end, name) in enumerate(segments):
-        found[Stretch(start, end), track] = name
-    return found
+        annotation[Stretch(start, end), track] = name
+    return annotation

@@ -67,10 +67,10 @@ def padded(
     """(L, T, D) of each clip -> (B, L, longest, D) with zeros at the ends, and the lengths (B,)."""
     lengths = torch.tensor([state.shape[1] for state in states])
     layers, _, width = states[0].shape
-    whole = torch.zeros(len(states), layers, int(lengths.max()), width)
-    for row, state in zip(whole, states, strict=True):
+    batch = torch.zeros(len(states), layers, int(lengths.max()), width)
+    for row, state in zip(batch, states, strict=True):
         row[:, : state.shape[1]] = torch.from_numpy(state)
-    return whole.to(device), lengths.to(device)
+    return batch.to(device), lengths.to(device)
 
 
 def batches(lengths: Sequence[int], size: int, seed: str) -> Iterator[list[int]]:
@@ -125,9 +125,9 @@ def fit(
     for rate in learning_rates:
         searched[rate] = one(rate, seeds[0])
     best = min(searched, key=lambda rate: (searched[rate][0], rate))
-    found = [searched[best], *(one(best, seed) for seed in seeds[1:])]
-    check_trained([score for score, _ in found], learning_rates, seeds)
-    return Fit(tuple(head for _, head in found), best)
+    trained = [searched[best], *(one(best, seed) for seed in seeds[1:])]
+    check_trained([score for score, _ in trained], learning_rates, seeds)
+    return Fit(tuple(head for _, head in trained), best)
 
 
 def check_trained(

@@ -32,7 +32,7 @@ def members_of(column: str, clips: Sequence[Clip], task: Task) -> dict[str, list
     members: dict[str, list[int]] = {}
     for index, clip in enumerate(items_of(clips, task)):
         members.setdefault(clip.row[column].strip() or "unknown", []).append(index)
-    large = [name for name, found in members.items() if len(found) >= FEWEST]
+    large = [name for name, indices in members.items() if len(indices) >= FEWEST]
     if len(large) < 2:
         raise ConfigError(
             f"the column {column!r} has {len(large)} group(s) of {FEWEST} test clips or more",
@@ -65,13 +65,13 @@ def group_report(
     Raises:
         ConfigError: as `members_of`.
     """
-    clean = [found[CLEAN.name] for found in outcomes]
+    clean = [by_condition[CLEAN.name] for by_condition in outcomes]
     members = members_of(column, [clips[name] for name in clean[0].identities], task)
     # A group may have nothing to score, such as no slot in any of its texts.
     large = sorted(
         name
-        for name, found in members.items()
-        if len(found) >= FEWEST and all(math.isfinite(outcome.over(found)) for outcome in clean)
+        for name, indices in members.items()
+        if len(indices) >= FEWEST and all(math.isfinite(outcome.over(indices)) for outcome in clean)
     )
     if len(large) < 2:
         raise ConfigError(
@@ -80,8 +80,8 @@ def group_report(
         )
     scores = {
         name: {
-            group: GroupScore(len(found), outcome.over(found), interval(outcome, found))
-            for group, found in sorted(members.items())
+            group: GroupScore(len(indices), outcome.over(indices), interval(outcome, indices))
+            for group, indices in sorted(members.items())
         }
         for name, outcome in zip(names, clean, strict=True)
     }

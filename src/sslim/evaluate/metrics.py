@@ -25,8 +25,8 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int
     if not reference:
         return len(hypothesis), 0
     # jiwer splits at blanks; tokens that are words, phones or characters hold none.
-    found = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
-    return found.insertions + found.deletions + found.substitutions, len(reference)
+    alignment = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    return alignment.insertions + alignment.deletions + alignment.substitutions, len(reference)
 
 
 def characters(text: str) -> list[str]:
@@ -36,10 +36,10 @@ def characters(text: str) -> list[str]:
 
 def slots(text: str) -> dict[str, list[str]]:
     """Slot name -> its values in order, of a transcript with marks."""
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for name, value in SLOT.findall(text):
-        found.setdefault(name, []).append(" ".join(value.split()))
-    return found
+        values.setdefault(name, []).append(" ".join(value.split()))
+    return values
 
 
 def slot_type_counts(reference: str, hypothesis: str) -> tuple[int, int]:
@@ -54,10 +54,11 @@ def slot_value_edits(reference: str, hypothesis: str) -> tuple[int, int]:
     given = slots(hypothesis)
     wrong = total = 0
     for name, values in slots(reference).items():
-        for place, value in enumerate(values):
-            said = given.get(name, [])
+        for position, value in enumerate(values):
+            recognised = given.get(name, [])
             missed, length = edits(
-                characters(value), characters(said[place]) if place < len(said) else []
+                characters(value),
+                characters(recognised[position]) if position < len(recognised) else [],
             )
             wrong, total = wrong + missed, total + length
     return wrong, total
@@ -79,14 +80,17 @@ def equal_error_rate(targets: np.ndarray, scores: np.ndarray) -> float:
         return float("nan")
     false_alarms, hits, _ = roc_curve(targets, scores)
     misses = 1.0 - hits
-    place = int(np.argmax(false_alarms >= misses))
-    if place == 0:
+    index = int(np.argmax(false_alarms >= misses))
+    if index == 0:
         return float(false_alarms[0])
     # Between two thresholds the curve is a line; the rate is where it meets the diagonal.
-    before, after = misses[place - 1] - false_alarms[place - 1], misses[place] - false_alarms[place]
+    before, after = (
+        misses[index - 1] - false_alarms[index - 1],
+        misses[index] - false_alarms[index],
+    )
     share = before / (before - after) if before != after else 0.0
-    step = false_alarms[place] - false_alarms[place - 1]
-    return float(false_alarms[place - 1] + share * step)
+    step = false_alarms[index] - false_alarms[index - 1]
+    return float(false_alarms[index - 1] + share * step)
 
 
 def equal_error_outcome(

@@ -77,11 +77,11 @@ class FittedHeads:
     def answers(self, features: np.ndarray) -> np.ndarray:
         """Pooled features (N, L, D) -> the class of each slot, (seeds, N, slots)."""
         standard = torch.from_numpy(((features - self.mean) / self.spread).astype(np.float32))
-        found = []
+        answers = []
         for head in self.heads:
             parts = head(standard).split(self.slots, dim=1)
-            found.append(torch.stack([part.argmax(-1) for part in parts], dim=1).numpy())
-        return np.stack(found)
+            answers.append(torch.stack([part.argmax(-1) for part in parts], dim=1).numpy())
+        return np.stack(answers)
 
     def right(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether all slots (N, slots) are answered rightly, (seeds, N)."""
@@ -118,7 +118,7 @@ def fit_heads(
         rate: [_fit(parts[0], parts[1], tuple(slots), rate, seed) for seed in seeds]
         for rate in learning_rates
     }
-    means = {rate: float(np.mean([score for score, _ in found])) for rate, found in runs.items()}
+    means = {rate: float(np.mean([score for score, _ in seeded])) for rate, seeded in runs.items()}
     # A rate at which a seed diverged has no mean.
     best = max(means, key=lambda rate: (means[rate] if means[rate] >= 0 else -1.0, -rate))
     check_trained([score for score, _ in runs[best]], learning_rates, seeds)
@@ -128,7 +128,7 @@ def fit_heads(
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, slots: tuple[int, ...]) -> torch.Tensor:
     parts = logits.split(slots, dim=1)
-    losses = [F.cross_entropy(part, labels[:, place]) for place, part in enumerate(parts)]
+    losses = [F.cross_entropy(part, labels[:, slot]) for slot, part in enumerate(parts)]
     return torch.stack(losses).sum()
 
 
@@ -149,8 +149,8 @@ def _fit(
     optimiser = torch.optim.Adam(head.parameters(), lr=rate)
     lowest, since, kept = float("inf"), 0, {}
     for _ in range(MAX_PASSES):
-        whole = len(features) <= BATCH
-        order = None if whole else torch.randperm(len(features), generator=generator)
+        single = len(features) <= BATCH
+        order = None if single else torch.randperm(len(features), generator=generator)
         for indices in [slice(None)] if order is None else order.split(BATCH):
             optimiser.zero_grad()
             _loss(head(features[indices]), labels[indices], slots).backward()

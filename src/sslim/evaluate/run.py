@@ -70,21 +70,21 @@ def evaluate(
         SslimError: a model, the data or an option cannot be used, a head does not learn, or a score is no
             number. All that can be known beforehand is found before a model is opened.
     """
-    place = choose_device(device)
-    # Apple's GPU has no CTC loss.
-    heads_learn_on = place if place.type == "cuda" else CPU
-    chosen = replace(settings or Settings(), device=heads_learn_on)
-    what = get_task(task)
+    feature_device = choose_device(device)
+    # Heads over frames learn on CUDA or a CPU: Apple's GPU has no CTC loss.
+    heads_learn_on = feature_device if feature_device.type == "cuda" else CPU
+    run_settings = replace(settings or Settings(), device=heads_learn_on)
+    definition = get_task(task)
     began = time.time()
-    if folds and not what.foldable:
+    if folds and not definition.foldable:
         raise ConfigError(
-            f"scores of {what.title} cannot be joined over folds",
-            f"give the task {what.name} a split instead of --folds",
+            f"scores of {definition.title} cannot be joined over folds",
+            f"give the task {definition.name} a split instead of --folds",
         )
     twice = [name for name, count in Counter(one.name for one in conditions).items() if count > 1]
     if twice:
         raise ConfigError(f"there are two conditions {twice[0]!r}", "give each another name")
-    needed = (*what.columns, *groups, *([folds] if folds else []))
+    needed = (*definition.columns, *groups, *([folds] if folds else []))
     clips = data
     if not isinstance(clips, LabelledClips):
         column = "" if folds else split_column
@@ -93,32 +93,35 @@ def evaluate(
             columns=needed,
             where=where,
             split_column=column,
-            cache_folder=chosen.store.folder,
+            cache_folder=run_settings.store.folder,
         )
     clips.need(*needed)
     parts = _folds(clips, folds) if folds else [clips]
     notes = [*clips.notes]
     for part in parts:
         accepted = check_parts(
-            part, parts=what.parts, shared_role=what.shared_role, allow_leaks=allow_leaks
+            part,
+            parts=definition.parts,
+            shared_role=definition.shared_role,
+            allow_leaks=allow_leaks,
         )
         notes += [note for note in accepted if note not in notes]
-        if what.keeps_speakers_apart:
+        if definition.keeps_speakers_apart:
             try:
                 check_speakers(part if not folds else _tested(part))
             except ConfigError as leak:
                 if not allow_leaks:
                     raise
                 notes.append(f"{leak.problem}: scores flatter")
-    heard = [clip for part in parts for clip in part.part("test")]
-    if what.metric == "accuracy":
+    test_clips = [clip for part in parts for clip in part.part("test")]
+    if definition.metric == "accuracy":
         for part in parts:
-            check_answers(part, what.columns)
-        notes += _check_test_answers(clips, heard, what)
+            check_answers(part, definition.columns)
+        notes += _check_test_answers(clips, test_clips, definition)
     for column in groups:
-        members_of(column, heard, what)
+        members_of(column, test_clips, definition)
     if random_labels:
-        parts = [_shuffled(part, what) for part in parts]
+        parts = [_shuffled(part, definition) for part in parts]
     upstreams = [
         model
         if isinstance(model, Frozen)
@@ -129,20 +132,21 @@ def evaluate(
     results: list[Result] = []
     kept: list[dict[str, Outcome]] = []
     for upstream, name in zip(upstreams, names, strict=True):
-        result, outcomes = _one(
-            replace(upstream, name=name), what, parts, conditions, chosen, kept[:1]
+        result, outcomes = _score_model(
+            replace(upstream, name=name), definition, parts, conditions, run_settings, kept[:1]
         )
         results.append(result)
         kept.append(outcomes)
     floors = [row.score for row, model in zip(results, models, strict=True) if _is_floor(model)]
     results = [replace(result, floor=floors[0] if floors else None) for result in results]
     notes += _suspicions(results)
-    tested = {clip.identity: clip for clip in heard}
+    tested = {clip.identity: clip for clip in test_clips}
     reports = [
-        group_report(column, [r.model for r in results], kept, tested, what) for column in groups
+        group_report(column, [r.model for r in results], kept, tested, definition)
+        for column in groups
     ]
     return Evaluation(
-        task=what.name,
+        task=definition.name,
         results=tuple(results),
         groups=tuple(reports),
         notes=tuple(notes),
@@ -155,26 +159,26 @@ def evaluate(
                 name: sum(len(part.part(name)) for part in parts)
                 for name in ("train", "valid", "test")
             },
-            test_audio=identity.digest(sorted(clip.content for clip in heard)),
+            test_audio=identity.digest(sorted(clip.content for clip in test_clips)),
         ),
         computation=identity.COMPUTATION,
-        seeds=tuple(chosen.seeds),
-        schedule=asdict(chosen.schedule),
-        options=dict(chosen.options),
+        seeds=tuple(run_settings.seeds),
+        schedule=asdict(run_settings.schedule),
+        options=dict(run_settings.options),
         random_labels=random_labels,
         precision=precision,
-        device=device_name(place),
+        device=device_name(feature_device),
         versions=versions(),
         seconds=round(time.time() - began, 1),
     )
 
 
-def _check_test_answers(data: LabelledClips, heard: Sequence[Clip], task: Task) -> list[str]:
+def _check_test_answers(data: LabelledClips, test_clips: Sequence[Clip], task: Task) -> list[str]:
     """Refuses a test part with one answer, on which everyone who says it is right; notes answers that differ
     in case or blanks only, which are counted as different."""
-    if len({tuple(clip.row[column] for column in task.columns) for clip in heard}) < 2:
+    if len({tuple(clip.row[column] for column in task.columns) for clip in test_clips}) < 2:
         raise ConfigError(
-            f"the test part of {data.source} has one answer, {heard[0].row[task.columns[0]]!r}",
+            f"the test part of {data.source} has one answer, {test_clips[0].row[task.columns[0]]!r}",
             "accuracy needs at least two; check the split",
         )
     notes = []
@@ -182,9 +186,9 @@ def _check_test_answers(data: LabelledClips, heard: Sequence[Clip], task: Task) 
         spellings: dict[str, set[str]] = {}
         for clip in data.clips:
             spellings.setdefault(folded(clip.row[column]), set()).add(clip.row[column])
-        for found in spellings.values():
-            if len(found) > 1:
-                listed = " and ".join(repr(name) for name in sorted(found))
+        for variants in spellings.values():
+            if len(variants) > 1:
+                listed = " and ".join(repr(name) for name in sorted(variants))
                 notes.append(f"the column {column!r} has {listed}: they are taken as different")
     return notes
 
@@ -222,7 +226,7 @@ def _check_score(result: str, task: Task, outcomes: Mapping[str, Outcome]) -> No
             )
 
 
-def _one(
+def _score_model(
     upstream: Frozen,
     task: Task,
     parts: Sequence[LabelledClips],
@@ -233,15 +237,16 @@ def _one(
     """One model's line and its outcome under each condition."""
     began = time.time()
     scorers = [task.fit(upstream, part, settings) for part in parts]
-    tests = [part.part("test") for part in parts]
-    heard: dict[str, dict[str, Outcome]] = {}
+    test_parts = [part.part("test") for part in parts]
+    outcomes_under: dict[str, dict[str, Outcome]] = {}
     for condition in (CLEAN, *conditions):
-        found = [
-            scorer.outcomes(clips, condition) for scorer, clips in zip(scorers, tests, strict=True)
+        folds = [
+            scorer.outcomes(clips, condition)
+            for scorer, clips in zip(scorers, test_parts, strict=True)
         ]
-        heard[condition.name] = found[0] if len(found) == 1 else _over_folds(found)
-        _check_score(f"{upstream.name}, {condition.name},", task, heard[condition.name])
-    clean = heard[CLEAN.name]
+        outcomes_under[condition.name] = folds[0] if len(folds) == 1 else _over_folds(folds)
+        _check_score(f"{upstream.name}, {condition.name},", task, outcomes_under[condition.name])
+    clean = outcomes_under[CLEAN.name]
     main = clean[task.metric]
     reference = first[0][CLEAN.name] if first else main
     identities = {condition.name: condition.identity for condition in conditions}
@@ -252,7 +257,7 @@ def _one(
             outcomes[task.metric].score - main.score,
             identities[name],
         )
-        for name, outcomes in heard.items()
+        for name, outcomes in outcomes_under.items()
         if name != CLEAN.name
     }
     gap, gap_interval = difference(main, reference)
@@ -263,15 +268,15 @@ def _one(
         higher_is_better=task.higher_is_better,
         score=main.score,
         interval=interval(main),
-        per_seed=_per_seed(scorers, tests),
+        per_seed=_per_seed(scorers, test_parts),
         difference=gap,
         difference_interval=gap_interval,
-        others={name: found.score for name, found in clean.items() if name != task.metric},
+        others={name: outcome.score for name, outcome in clean.items() if name != task.metric},
         parameters=upstream.parameters,
         macs_per_second=upstream.macs_per_second,
         chance=float(
             np.average(
-                [scorer.chance for scorer in scorers], weights=[len(clips) for clips in tests]
+                [scorer.chance for scorer in scorers], weights=[len(clips) for clips in test_parts]
             )
         ),
         floor=None,
@@ -283,7 +288,7 @@ def _one(
         numbers=upstream.numbers,
         seconds=round(time.time() - began, 1),
     )
-    return result, {name: outcomes[task.metric] for name, outcomes in heard.items()}
+    return result, {name: outcomes[task.metric] for name, outcomes in outcomes_under.items()}
 
 
 def _per_seed(scorers: Sequence[Scorer], tests: Sequence[Sequence[Clip]]) -> tuple[float, ...]:
@@ -293,8 +298,8 @@ def _per_seed(scorers: Sequence[Scorer], tests: Sequence[Sequence[Clip]]) -> tup
     return tuple(np.average(np.array(rows), axis=0, weights=weights).tolist())
 
 
-def _over_folds(found: Sequence[Mapping[str, Outcome]]) -> dict[str, Outcome]:
-    return {metric: joined([fold[metric] for fold in found]) for metric in found[0]}
+def _over_folds(folds: Sequence[Mapping[str, Outcome]]) -> dict[str, Outcome]:
+    return {metric: joined([fold[metric] for fold in folds]) for metric in folds[0]}
 
 
 def _folds(data: LabelledClips, column: str) -> list[LabelledClips]:
@@ -307,9 +312,15 @@ def _folds(data: LabelledClips, column: str) -> list[LabelledClips]:
     folds = []
     for value in values:
         rest = [clip.identity for clip in data.clips if clip.row[column] != value]
-        held = set(random.Random(0).sample(rest, max(1, round(FOLD_VALID_SHARE * len(rest)))))
+        valid_names = set(
+            random.Random(0).sample(rest, max(1, round(FOLD_VALID_SHARE * len(rest))))
+        )
         parts = [
-            "test" if clip.row[column] == value else "valid" if clip.identity in held else "train"
+            "test"
+            if clip.row[column] == value
+            else "valid"
+            if clip.identity in valid_names
+            else "train"
             for clip in data.clips
         ]
         clips = [replace(clip, part=part) for clip, part in zip(data.clips, parts, strict=True)]
@@ -327,15 +338,15 @@ def _tested(data: LabelledClips) -> LabelledClips:
 
 def _shuffled(data: LabelledClips, task: Task) -> LabelledClips:
     """The same clips with the labels of the training and validation parts in another order."""
-    found: dict[str, Clip] = {}
+    shuffled: dict[str, Clip] = {}
     for name in ("train", "valid"):
         clips = data.part(name)
         rows = [dict(clip.row) for clip in clips]
         order = random.Random(f"labels of {name}").sample(range(len(rows)), len(rows))
         for clip, source in zip(clips, order, strict=True):
             row = dict(clip.row) | {column: rows[source][column] for column in task.columns}
-            found[clip.identity] = replace(clip, row=row)
-    return replace(data, clips=tuple(found.get(clip.identity, clip) for clip in data.clips))
+            shuffled[clip.identity] = replace(clip, row=row)
+    return replace(data, clips=tuple(shuffled.get(clip.identity, clip) for clip in data.clips))
 
 
 def _names(models: Sequence[str | Path]) -> list[str]:

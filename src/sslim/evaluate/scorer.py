@@ -86,11 +86,13 @@ class Settings:
         )
 
     def _how(self, upstream: Frozen, condition: Condition) -> dict[str, Any]:
-        tell, what = self.on_progress, f"{upstream.name}, {condition.name}"
+        report, label = self.on_progress, f"{upstream.name}, {condition.name}"
         return {
             "alter": condition.alter,
             "condition": condition.identity,
-            "on_progress": None if tell is None else lambda done, total: tell(what, done, total),
+            "on_progress": None
+            if report is None
+            else lambda done, total: report(label, done, total),
         }
 
 

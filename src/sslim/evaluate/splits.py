@@ -112,10 +112,10 @@ def _overlaps(clips: Sequence[Clip]) -> Iterator[tuple[Clip, Clip, bool]]:
     more, but for every clip one of each kind with every part that has one."""
     by_file: dict[str, list[tuple[int, int, Clip]]] = {}
     for clip in clips:
-        heard = clip.utterance
-        start = heard.start or 0
-        end = start + round(heard.seconds * heard.sampling_rate)
-        by_file.setdefault(file_content(heard.path), []).append((start, end, clip))
+        utterance = clip.utterance
+        start = utterance.start or 0
+        end = start + round(utterance.seconds * utterance.sampling_rate)
+        by_file.setdefault(file_content(utterance.path), []).append((start, end, clip))
     for stretches in by_file.values():
         stretches.sort(key=lambda stretch: stretch[:2])
         equal: dict[tuple[int, int, str], Clip] = {}
@@ -170,49 +170,53 @@ def make_split(
     Raises:
         ConfigError: there are too few speakers or files, or the kept split is damaged.
     """
-    named = speaker_column in clips[0].row
-    by = "speaker" if named else "file"
-    places = [file or path.with_name(f"{path.stem}.split.csv")]
+    speakers_known = speaker_column in clips[0].row
+    by = "speaker" if speakers_known else "file"
+    files = [file or path.with_name(f"{path.stem}.split.csv")]
     if cache_folder is not None:
         name = identity.digest("split", os.path.realpath(path))[:32]
-        places.append(cache_folder / f"split-{name}.csv")
+        files.append(cache_folder / f"split-{name}.csv")
     names = [_name(clip) for clip in clips]
-    owners = [_owner(clip, speaker_column if named else "") for clip in clips]
+    owners = [_owner(clip, speaker_column if speakers_known else "") for clip in clips]
     if len(set(owners)) < 3:
         raise ConfigError(
             f"{path} has no split column, and {len(set(owners))} "
-            f"{'speaker(s)' if named else 'file(s)'} cannot be split in three",
+            f"{'speaker(s)' if speakers_known else 'file(s)'} cannot be split in three",
             "add a split column with train, valid and test",
         )
     notes = []
-    place = next((place for place in places if place.is_file()), None)
-    kept, made_by = _read_split(place) if place is not None else ({}, by)
-    known: dict[str, str] = {}
+    split_file = next((candidate for candidate in files if candidate.is_file()), None)
+    kept, made_by = _read_split(split_file) if split_file is not None else ({}, by)
+    part_of: dict[str, str] = {}
     conflict = any(
-        known.setdefault(owner, kept[name]) != kept[name]
+        part_of.setdefault(owner, kept[name]) != kept[name]
         for name, owner in zip(names, owners, strict=True)
         if name in kept
     )
     if made_by != by or conflict:
         how = f"was made by {made_by or 'an earlier version'}"
         why = how if made_by != by else "parts a speaker"
-        notes.append(f"the split kept in {place} {why}, and is made anew")
-        kept, known = {}, {}
-    _deal(Counter(owners), known, seed)
-    found = {name: known[owner] for name, owner in zip(names, owners, strict=True)}
-    if not found.keys() <= kept.keys():
-        place = _write_split(kept | found, by, places)
-    where = "cannot be kept anywhere" if place is None else f"is kept in {place}"
+        notes.append(f"the split kept in {split_file} {why}, and is made anew")
+        kept, part_of = {}, {}
+    _deal(Counter(owners), part_of, seed)
+    parts = {name: part_of[owner] for name, owner in zip(names, owners, strict=True)}
+    if not parts.keys() <= kept.keys():
+        split_file = _write_split(kept | parts, by, files)
+    where = "cannot be kept anywhere" if split_file is None else f"is kept in {split_file}"
     notes.append(f"there is no split column: a split by {by} was made and {where}")
-    return [replace(clip, part=found[name]) for clip, name in zip(clips, names, strict=True)], notes
+    return [replace(clip, part=parts[name]) for clip, name in zip(clips, names, strict=True)], notes
 
 
 def _name(clip: Clip) -> str:
     """A clip as the CSV names it, so that the split moves with it; `./` keeps spreadsheets from taking a
     name for a formula."""
-    heard = clip.utterance
+    utterance = clip.utterance
     path = clip.row["path"]
-    stretch = "" if heard.start is None and heard.end is None else f"[{heard.start}:{heard.end}]"
+    stretch = (
+        ""
+        if utterance.start is None and utterance.end is None
+        else f"[{utterance.start}:{utterance.end}]"
+    )
     return f"{'' if path.startswith(('/', './')) else './'}{path}{stretch}"
 
 
@@ -222,24 +226,24 @@ def _owner(clip: Clip, column: str) -> str:
     return f"speaker {speaker}" if speaker else f"file {file_content(clip.utterance.path)}"
 
 
-def _deal(counts: Mapping[str, int], known: dict[str, str], seed: int) -> None:
+def _deal(counts: Mapping[str, int], part_of: dict[str, str], seed: int) -> None:
     """Gives every owner that has no part yet one."""
-    held = dict.fromkeys(PARTS, 0.0)
-    for owner, part in known.items():
-        held[part] += counts.get(owner, 0)
-    names = sorted(counts.keys() - known.keys())
+    filled = dict.fromkeys(PARTS, 0.0)
+    for owner, part in part_of.items():
+        filled[part] += counts.get(owner, 0)
+    names = sorted(counts.keys() - part_of.keys())
     random.Random(seed).shuffle(names)
     names.sort(key=lambda name: -counts[name])
     for name in names:  # the largest first, each to the part that lacks most
-        part = min(PARTS, key=lambda part: held[part] / SHARES[part])
-        known[name] = part
-        held[part] += counts[name]
+        part = min(PARTS, key=lambda part: filled[part] / SHARES[part])
+        part_of[name] = part
+        filled[part] += counts[name]
 
 
-def _read_split(place: Path) -> tuple[dict[str, str], str]:
+def _read_split(file: Path) -> tuple[dict[str, str], str]:
     """Clip -> part, and what the split was made by; empty where an earlier version made it."""
     try:
-        with place.open(encoding="utf-8-sig", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
         if rows and "by" not in rows[0]:
             return {}, ""
@@ -249,25 +253,25 @@ def _read_split(place: Path) -> tuple[dict[str, str], str]:
             raise ValueError("it does not name train, valid and test")
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise ConfigError(
-            f"{place} cannot be read as a split that was kept: {first_line(error)}",
+            f"{file} cannot be read as a split that was kept: {first_line(error)}",
             "remove it, and a split is made anew",
         ) from error
     return kept, made.pop()
 
 
-def _write_split(found: Mapping[str, str], by: str, places: Sequence[Path]) -> Path | None:
-    """Writes to the first place that may be written; None where there is none."""
-    for place in places:
+def _write_split(parts: Mapping[str, str], by: str, files: Sequence[Path]) -> Path | None:
+    """Writes the first file that may be written; None where there is none."""
+    for file in files:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             with (
-                written_whole(place) as aside,
+                written_whole(file) as aside,
                 aside.open("w", encoding="utf-8", newline="", errors="backslashreplace") as stream,
             ):
                 writer = csv.writer(stream)
                 writer.writerow(COLUMNS)
-                writer.writerows([name, part, by] for name, part in found.items())
-            return place
+                writer.writerows([name, part, by] for name, part in parts.items())
+            return file
         except (OSError, OutputError):
             continue
     return None

@@ -90,9 +90,9 @@ def _scores(
 def _matched(queries: FrameFeatures, documents: FrameFeatures, layer: int) -> np.ndarray:
     spoken = [_unit(queries[index][layer]) for index in range(len(queries))]
     scores = np.zeros((len(queries), len(documents)))
-    for place in range(len(documents)):
-        document = _unit(documents[place][layer])
-        scores[:, place] = [-warping_cost(1.0 - query @ document.T) for query in spoken]
+    for column in range(len(documents)):
+        document = _unit(documents[column][layer])
+        scores[:, column] = [-warping_cost(1.0 - query @ document.T) for query in spoken]
     # A single threshold serves all queries, so each query's scores get one scale.
     spread = scores.std(axis=1, keepdims=True) + 1e-9
     normal: np.ndarray = (scores - scores.mean(axis=1, keepdims=True)) / spread

@@ -86,9 +86,9 @@ def run_suite(
             for model in models
         ]
         say(f"{corpus.task}: {len(rows):,} clips of {corpus.name}")
-        found = _task(corpus, source, upstreams, settings, state, device, precision)
-        test_audio[corpus.task] = found.data.test_audio if found.data else ""
-        for result in found.results:
+        evaluated = _task(corpus, source, upstreams, settings, state, device, precision)
+        test_audio[corpus.task] = evaluated.data.test_audio if evaluated.data else ""
+        for result in evaluated.results:
             results.setdefault(result.model, {})[corpus.task] = result
     for line in missing:
         say(f"missing: {line}")
@@ -136,18 +136,18 @@ def _task(
 ) -> Evaluation:
     options = dict(settings.options)
     if corpus.task == "asv" and "trials" not in options:
-        found = voxceleb_trials(state.parent)
-        if found is not None:
+        trials_file = voxceleb_trials(state.parent)
+        if trials_file is not None:
             trials = state / "asv_trials.csv"
-            _write_trials(found, trials)
+            _write_trials(trials_file, trials)
             options["trials"] = str(trials)
-    asked = _asked(source, upstreams, replace(settings, options=options))
+    request = _request(source, upstreams, replace(settings, options=options))
     done = state / f"{corpus.task}.json"
     if done.is_file():
         # A disk that was full, say: it is run again.
         with contextlib.suppress(OutputError):
             kept = FinishedTask.read(done)
-            if kept.asked == asked:
+            if kept.asked == request:
                 return kept
     evaluation = evaluate(
         upstreams,
@@ -160,12 +160,12 @@ def _task(
         # Corpora with official splits are taken as they are.
         allow_leaks=True,
     )
-    finished = FinishedTask(**vars(evaluation), asked=asked)
+    finished = FinishedTask(**vars(evaluation), asked=request)
     finished.write(done)
     return finished
 
 
-def _asked(source: Path, upstreams: Sequence[Frozen], settings: Settings) -> dict[str, Any]:
+def _request(source: Path, upstreams: Sequence[Frozen], settings: Settings) -> dict[str, Any]:
     """Everything that decides a task's result. Audio counts by size and time of writing: that is known at
     once for a whole corpus, and what is run again in vain comes from the cache of features."""
     data = identity.content_of(source)
@@ -223,8 +223,8 @@ def _show(results: dict[str, dict[str, Result]], scores: dict[str, float | None]
     for model, by_task in results.items():
         cells = []
         for task in TASKS:
-            found = by_task.get(task)
-            values = [] if found is None else [found.score, *found.others.values()]
+            result = by_task.get(task)
+            values = [] if result is None else [result.score, *result.others.values()]
             cells.append("/".join(f"{100 * value:.2f}" for value in values) or "-")
         score = scores[model]
         table.add_row(escape(model), *cells, f"{score:.0f}" if score is not None else "-")

@@ -69,7 +69,7 @@ _TASKS = (
         "phone error rate",
         False,
         ("phones",),
-        partial(fit_transcriber, what=PHONES),
+        partial(fit_transcriber, transcription=PHONES),
         packages=("jiwer",),
     ),
     Task(
@@ -78,7 +78,7 @@ _TASKS = (
         "word error rate",
         False,
         ("text",),
-        partial(fit_transcriber, what=WORDS),
+        partial(fit_transcriber, transcription=WORDS),
         packages=("jiwer",),
     ),
     Task(
@@ -87,7 +87,7 @@ _TASKS = (
         "slot-type F1",
         True,
         ("text",),
-        partial(fit_transcriber, what=SLOTS),
+        partial(fit_transcriber, transcription=SLOTS),
         packages=("jiwer",),
     ),
     Task(

@@ -55,12 +55,12 @@ def _letters(text: str) -> list[str]:
 
 def _marked(text: str) -> list[str]:
     """Characters, and each slot mark as one token."""
-    found, place = [], 0
+    tokens, position = [], 0
     text = " ".join(text.split())
     for mark in MARK.finditer(text):
-        found += [*characters(text[place : mark.start()]), mark.group()]
-        place = mark.end()
-    return found + characters(text[place:])
+        tokens += [*characters(text[position : mark.start()]), mark.group()]
+        position = mark.end()
+    return tokens + characters(text[position:])
 
 
 def _joined(tokens: Sequence[str]) -> str:
@@ -71,7 +71,11 @@ PHONES = Transcription(
     "phones",
     str.split,
     " ".join,
-    {"phone error rate": lambda reference, said: edits(reference.split(), said.split())},
+    {
+        "phone error rate": lambda reference, hypothesis: edits(
+            reference.split(), hypothesis.split()
+        )
+    },
     recurrent=False,
     learning_rates=(1e-3, 1e-2),
     chance=1.0,
@@ -80,7 +84,7 @@ WORDS = Transcription(
     "text",
     _letters,
     _joined,
-    {"word error rate": lambda reference, said: edits(reference.split(), said.split())},
+    {"word error rate": lambda reference, hypothesis: edits(reference.split(), hypothesis.split())},
     recurrent=True,
     learning_rates=(3e-4, 1e-3),
     chance=1.0,
@@ -97,37 +101,43 @@ SLOTS = Transcription(
 
 
 def fit_transcriber(
-    upstream: Frozen, data: LabelledClips, settings: Settings, what: Transcription
+    upstream: Frozen, data: LabelledClips, settings: Settings, transcription: Transcription
 ) -> Scorer:
-    """Heads that write down `what`, decoded greedily, without a language model.
+    """Heads that write down what `transcription` names, decoded greedily, without a language model.
 
     Raises:
         ConfigError: the column is missing or empty for a clip, or has no slot where slots are asked for.
         AudioError, TeacherError: a clip or the model cannot be used.
     """
-    data.need(what.column)
+    data.need(transcription.column)
     parts = {name: data.part(name) for name in ("train", "valid", "test")}
     for clip in (clip for clips in parts.values() for clip in clips):
-        if not what.tokens(clip.row[what.column]):
+        if not transcription.tokens(clip.row[transcription.column]):
             raise ConfigError(
-                f"{clip.identity} of {data.source} has nothing in its column {what.column!r}",
+                f"{clip.identity} of {data.source} has nothing in its column {transcription.column!r}",
                 "write it down, or take the row out of its part",
             )
-    if what is SLOTS and not any(MARK.search(clip.row["text"]) for clip in parts["test"]):
+    if transcription is SLOTS and not any(MARK.search(clip.row["text"]) for clip in parts["test"]):
         raise ConfigError(
             f"no text of {data.source} has a slot", "mark slots as <name>words</name> in the text"
         )
-    known = sorted(
-        {token for clip in parts["train"] for token in what.tokens(clip.row[what.column])}
+    vocabulary = sorted(
+        {
+            token
+            for clip in parts["train"]
+            for token in transcription.tokens(clip.row[transcription.column])
+        }
     )
-    numbers = {token: index + 1 for index, token in enumerate(known)}  # 0 is CTC's blank
-    wanted = [
-        torch.tensor([numbers[token] for token in what.tokens(clip.row[what.column])])
+    numbers = {token: index + 1 for index, token in enumerate(vocabulary)}  # 0 is CTC's blank
+    targets = [
+        torch.tensor(
+            [numbers[token] for token in transcription.tokens(clip.row[transcription.column])]
+        )
         for clip in parts["train"]
     ]
     fits = [
         len(tokens) <= upstream.frames(round(clip.utterance.seconds * SAMPLING_RATE))
-        for clip, tokens in zip(parts["train"], wanted, strict=True)
+        for clip, tokens in zip(parts["train"], targets, strict=True)
     ]
     if 2 * sum(fits) < len(fits):  # CTC learns nothing from the others, and would not say so
         raise ConfigError(
@@ -140,75 +150,78 @@ def fit_transcriber(
 
     def make() -> CtcHead:
         below = WeightedSum(*statistics)
-        if not what.recurrent:
-            return FrameHead(below, upstream.width, len(known) + 1)
+        if not transcription.recurrent:
+            return FrameHead(below, upstream.width, len(vocabulary) + 1)
         hidden = settings.schedule.hidden or 1024
-        return RecurrentHead(below, upstream.width, len(known) + 1, hidden)
+        return RecurrentHead(below, upstream.width, len(vocabulary) + 1, hidden)
 
     def loss(head: CtcHead, indices: list[int]) -> torch.Tensor:
         states, lengths = padded([features["train"][index] for index in indices], settings.device)
-        said = head(states, lengths).log_softmax(-1).transpose(0, 1)
-        targets = [wanted[index] for index in indices]
+        log_probabilities = head(states, lengths).log_softmax(-1).transpose(0, 1)
+        spoken = [targets[index] for index in indices]
         return F.ctc_loss(
-            said,
-            torch.cat(targets).to(settings.device),
+            log_probabilities,
+            torch.cat(spoken).to(settings.device),
             lengths,
-            torch.tensor([len(target) for target in targets]),
+            torch.tensor([len(target) for target in spoken]),
             zero_infinity=True,
         )
 
-    main = next(iter(what.metrics))
+    main = next(iter(transcription.metrics))
 
     def validate(head: CtcHead) -> float:
         outcome = score(head, parts["valid"], features["valid"])[main].score
         return -outcome if main == "slot-type F1" else outcome
 
-    def read(head: CtcHead, found: FrameFeatures) -> list[str]:
-        said = []
-        for start in range(0, len(found), settings.schedule.batch):
-            indices = range(start, min(len(found), start + settings.schedule.batch))
-            states, lengths = padded([found[index] for index in indices], settings.device)
+    def read(head: CtcHead, frames: FrameFeatures) -> list[str]:
+        texts = []
+        for start in range(0, len(frames), settings.schedule.batch):
+            indices = range(start, min(len(frames), start + settings.schedule.batch))
+            states, lengths = padded([frames[index] for index in indices], settings.device)
             with torch.no_grad():
                 best = head(states, lengths).argmax(-1)
             for row, length in zip(best.tolist(), lengths.tolist(), strict=True):
-                said.append(what.text(_collapsed(row[:length], known)))
-        return said
+                texts.append(transcription.text(_collapsed(row[:length], vocabulary)))
+        return texts
 
-    def score(head: CtcHead, clips: Sequence[Clip], found: FrameFeatures) -> dict[str, Outcome]:
-        return _outcomes(what, clips, [read(head, found)])
+    def score(head: CtcHead, clips: Sequence[Clip], frames: FrameFeatures) -> dict[str, Outcome]:
+        return _outcomes(transcription, clips, [read(head, frames)])
 
-    fitted = settings.fit(make, loss, validate, parts["train"], what.learning_rates)
+    fitted = settings.fit(make, loss, validate, parts["train"], transcription.learning_rates)
 
     def outcomes(clips: Sequence[Clip], condition: Condition) -> dict[str, Outcome]:
-        found = settings.frames(upstream, clips, condition)
-        return _outcomes(what, clips, [read(head, found) for head in fitted.heads])
+        frames = settings.frames(upstream, clips, condition)
+        return _outcomes(transcription, clips, [read(head, frames) for head in fitted.heads])
 
     def per_seed(clips: Sequence[Clip]) -> list[float]:
-        found = settings.frames(upstream, clips, CLEAN)
-        return [score(head, clips, found)[main].score for head in fitted.heads]
+        frames = settings.frames(upstream, clips, CLEAN)
+        return [score(head, clips, frames)[main].score for head in fitted.heads]
 
-    return Scorer(upstream, outcomes, fitted.learning_rate, what.chance, per_seed)
+    return Scorer(upstream, outcomes, fitted.learning_rate, transcription.chance, per_seed)
 
 
 def _outcomes(
-    what: Transcription, clips: Sequence[Clip], said: Sequence[Sequence[str]]
+    transcription: Transcription, clips: Sequence[Clip], texts: Sequence[Sequence[str]]
 ) -> dict[str, Outcome]:
     """Counts per clip, a row per seed."""
     names = [clip.identity for clip in clips]
-    found = {}
-    for metric, count in what.metrics.items():
+    outcomes = {}
+    for metric, count in transcription.metrics.items():
         counts = np.array(
             [
-                [count(clip.row[what.column], text) for clip, text in zip(clips, row, strict=True)]
-                for row in said
+                [
+                    count(clip.row[transcription.column], text)
+                    for clip, text in zip(clips, row, strict=True)
+                ]
+                for row in texts
             ],
             dtype=float,
         )
-        found[metric] = ratio_outcome(counts[..., 0], counts[..., 1], names)
-    return found
+        outcomes[metric] = ratio_outcome(counts[..., 0], counts[..., 1], names)
+    return outcomes
 
 
-def _collapsed(path: Sequence[int], known: Sequence[str]) -> list[str]:
+def _collapsed(path: Sequence[int], vocabulary: Sequence[str]) -> list[str]:
     """Greedy CTC: repetitions once, blanks out."""
     kept = [now for before, now in zip([0, *path], path, strict=False) if now != before and now]
-    return [known[number - 1] for number in kept]
+    return [vocabulary[number - 1] for number in kept]

@@ -61,9 +61,9 @@ def fit_verifier(upstream: Frozen, data: LabelledClips, settings: Settings) -> S
         "valid": _trials(data, valid, settings.options.get("valid_trials")),
         "test": _trials(data, test, settings.options.get("trials")),
     }
-    found = settings.frames(upstream, train, CLEAN)
-    known = settings.frames(upstream, valid, CLEAN)
-    statistics = layer_statistics(found)
+    training = settings.frames(upstream, train, CLEAN)
+    validation = settings.frames(upstream, valid, CLEAN)
+    statistics = layer_statistics(training)
     width = settings.schedule.hidden or 512
     draw = random.Random(0)
 
@@ -75,9 +75,9 @@ def fit_verifier(upstream: Frozen, data: LabelledClips, settings: Settings) -> S
 
     def loss(head: _Verifier, indices: list[int]) -> torch.Tensor:
         crops = []
-        shortest = min(CROP_FRAMES * 320 // upstream.hop, *(found[i].shape[1] for i in indices))
+        shortest = min(CROP_FRAMES * 320 // upstream.hop, *(training[i].shape[1] for i in indices))
         for index in indices:
-            states = found[index]
+            states = training[index]
             start = draw.randint(0, states.shape[1] - shortest)
             crops.append(states[:, start : start + shortest])
         labels = torch.tensor([speakers[train[index].row["speaker"]] for index in indices])
@@ -86,7 +86,7 @@ def fit_verifier(upstream: Frozen, data: LabelledClips, settings: Settings) -> S
         return scored
 
     def validate(head: _Verifier) -> float:
-        return _outcome([head], valid, known, trials["valid"], settings.device).score
+        return _outcome([head], valid, validation, trials["valid"], settings.device).score
 
     fitted = settings.fit(make, loss, validate, train, LEARNING_RATES)
 
@@ -113,8 +113,8 @@ def _outcome(
     device: torch.device,
 ) -> Outcome:
     """Scores of the trials whose two clips are among `clips`."""
-    place = {clip.identity: index for index, clip in enumerate(clips)}
-    usable = [trial for trial in trials if trial[1] in place and trial[2] in place]
+    index_of = {clip.identity: index for index, clip in enumerate(clips)}
+    usable = [trial for trial in trials if trial[1] in index_of and trial[2] in index_of]
     rows = []
     for head in heads:
         with torch.no_grad():
@@ -123,8 +123,8 @@ def _outcome(
                 for index in range(len(features))
             ]
         unit = F.normalize(torch.cat(embeddings)).cpu()
-        left = unit[[place[first] for _, first, _ in usable]]
-        right = unit[[place[second] for _, _, second in usable]]
+        left = unit[[index_of[first] for _, first, _ in usable]]
+        right = unit[[index_of[second] for _, _, second in usable]]
         rows.append((left * right).sum(dim=1).numpy())
     return equal_error_outcome(np.array([target for target, _, _ in usable]), np.stack(rows))
 
@@ -181,8 +181,8 @@ def _lines(source: str) -> Iterator[tuple[int, str, str, str]]:
             if lacking:
                 raise ValueError(f"it has no column {min(lacking)!r}")
             for row in reader:
-                found = [(row[name] or "").strip() for name in ("target", "utt1", "utt2")]
-                yield reader.line_num, found[0], found[1], found[2]
+                fields = [(row[name] or "").strip() for name in ("target", "utt1", "utt2")]
+                yield reader.line_num, fields[0], fields[1], fields[2]
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(
             f"the trials {source} cannot be read: {first_line(error)}",

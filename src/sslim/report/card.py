@@ -43,8 +43,8 @@ Input: 16 kHz mono waveforms{normalised}. One frame every {hop} samples ({millis
 
 ## Distance to the teacher
 
-{measured}, through the projections learned in distillation, at the mapped layers (0 is the output of the
-feature projection):
+{measured}, through the projections learned in distillation, at the mapped layers and the front (the output
+of the feature projection):
 
 | layer | cosine similarity | L1 distance |
 |---|---|---|
@@ -97,7 +97,7 @@ def model_card(facts: RunFacts) -> str:
     """
     result, settings, known = facts.result, facts.settings, facts.result.distance
     rows = "\n".join(
-        f"| {layer} | {row.cosine:.4f} | {'-' if row.l1 is None else f'{row.l1:.4f}'} |"
+        f"| {layer or 'front'} | {row.cosine:.4f} | {'-' if row.l1 is None else f'{row.l1:.4f}'} |"
         for layer, row in ({} if known is None else known.layers).items()
     )
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())

@@ -220,30 +220,37 @@ def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def fidelity(evidence: Evidence, words: Words) -> list[Picture]:
-    """Cosine per layer: as the run measured it, and on audio of the user's."""
+    """Cosine per layer: as the run measured it, where 0 is the front (the output of the feature projection),
+    and on audio of the user's, where 0 is the first of the hidden states."""
     say = words.say
-    series: list[tuple[str, list[int], list[float]]] = []
+    series: list[tuple[str, list[str], list[float]]] = []
     known = evidence.distance
     if known is not None:
         name = say("held_out" if known.held_out else "trained_on")
         name += f" ({known.utterances})" if known.utterances else ""
         cosines = [row.cosine for row in known.layers.values()]
-        series.append((name, list(known.layers), cosines))
+        series.append((name, [str(layer or say("front")) for layer in known.layers], cosines))
     for measured in evidence.fidelity:
         rows = measured.layers
         name = f"{shown(measured.model)} ({measured.utterances})"
-        series.append((name, [row.layer for row in rows], [row.cosine for row in rows]))
+        series.append((name, [str(row.layer) for row in rows], [row.cosine for row in rows]))
     if not series:
         return []
     figure = _graphs().Figure()
     for (name, x, y), colour in zip(series, COLOURS, strict=False):
         figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line={"color": colour})
     figure.update_layout(title={"text": say("cosine")}, hovermode="x unified", showlegend=True)
-    figure.update_xaxes(title={"text": say("layer")}, dtick=1)
+    numbers = range(1 + evidence.inspection.shape.layers)
+    figure.update_xaxes(
+        title={"text": say("layer")},
+        type="category",
+        categoryorder="array",
+        categoryarray=[say("front"), *map(str, numbers)],
+    )
     table = tuple(
-        (name, str(at), f"{value:.4f}")
+        (name, layer, f"{value:.4f}")
         for name, x, y in series
-        for at, value in zip(x, y, strict=True)
+        for layer, value in zip(x, y, strict=True)
     )
     columns = ("", say("layer"), say("cosine"))
     return [_picture("fidelity", say("fidelity"), figure, Table(columns, table))]

@@ -58,8 +58,8 @@ def word(text: object, otherwise: str) -> str:
         text: a path or a model's source.
         otherwise: the placeholder for one that cannot be copied from a page (it holds what is not shown).
     """
-    found = str(text)
-    if not found or any(not (c.isprintable() or c == IDEOGRAPHIC_SPACE) for c in found):
+    name = str(text)
+    if not name or any(not (c.isprintable() or c == IDEOGRAPHIC_SPACE) for c in name):
         return otherwise
     # A path that begins with a hyphen would be taken for an option.
-    return shlex.quote(f"./{found}" if found.startswith("-") else found)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)

@@ -176,6 +176,8 @@ class MeasuredDistance:
     """How far the student is from its teacher, as the run itself measured it."""
 
     layers: dict[int, LayerDistance]
+    """Mapped layer (0: the front, the output of the feature projection) -> cosine and L1, through the learned
+    projections."""
     held_out: bool
     """Whether training never heard that audio."""
     utterances: int
