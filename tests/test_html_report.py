@@ -280,6 +280,8 @@ def test_a_whole_report_stands_alone(whole: Path, tmp_path: Path, language: str)
     for key in ("layers", "parts", "training", "fidelity", "scores", "noise", "groups", "latency"):
         assert f'<section id="{key}"' in body
     assert '<section id="cost"' in body
+    for kind in ("conv", "head", "ffn", "tap"):
+        assert f'data-figure="layers-{kind}"' in body
     assert "The gap has not widened." in body
     assert texts()["missing_none"][language] in body
 

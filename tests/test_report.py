@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def test_inspect_says_what_is_kept(small: Path) -> None:
     text = console.export_text()
     for row in facts["convolutions"]:
         assert f"{row['channels']} / {row['dense']}" in text
+    taps = facts["axes"]["tap.0"]
+    assert taps["kept_units"] == plan["axes"]["tap.0"]
+    assert re.search(rf"positional taps 0 +│ {taps['kept']} / 8 ", text)
     assert all(len(line) <= 80 for line in text.splitlines())
 
 

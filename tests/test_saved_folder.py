@@ -139,6 +139,7 @@ def test_every_kind_loads_in_a_process_without_sslim(tmp_path: Path) -> None:
         _, small = compressed(tmp_path / "teacher" / name)
         save_folder(tmp_path / name, small, normalise=size == "large", card="# card")
         expected[name] = small, size == "large"
+        assert "tap.0" in small.config.plan["axes"], "fewer taps must load elsewhere, too"
         wanted.append((name, "AutoModel"))
     for head, auto in HEAD_CLASSES.items():
         dense = tiny_teacher("wav2vec2", auto=auto, **HEAD_SETTINGS)
