@@ -20,6 +20,7 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from sslim.backbone.families import build, family_of, head_of, read_config, register
+from sslim.backbone.heads import Head
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.places import Place, find
 from sslim.backbone.processing import CLEANERS, normalises, read_tokenizer
@@ -58,6 +59,10 @@ class LoadedModel:
             return self.whole
         backbone: SslimModel = getattr(self.whole, self.whole.base_model_prefix)
         return backbone
+
+    def head_alone(self) -> Head | None:
+        """A copy of what sits on the backbone; None for a bare one."""
+        return Head(self.whole, self.head) if self.head else None
 
     @property
     def family(self) -> str:
