@@ -34,10 +34,15 @@ from sslim.config import JointConfig, RunConfig, parse_budget, to_dict, to_flat_
 from sslim.distill.cache import TargetCache
 from sslim.distill.distance import Distance, measure_distance
 from sslim.distill.mapping import check_layers
-from sslim.distill.objectives import make_objectives, weights_of
+from sslim.distill.objectives import (
+    learned_head,
+    make_objectives,
+    untrained_layers,
+    weights_of,
+)
 from sslim.distill.objectives.objective import Sizes
 from sslim.distill.student import PlainStudent, Student
-from sslim.distill.task import Task
+from sslim.distill.task import CLIPS_TO_PREPARE, Task
 from sslim.distill.teacher import Teacher
 from sslim.errors import AudioError, OutputError, TeacherError, first_line
 from sslim.files import read_json, written_whole
@@ -110,6 +115,8 @@ class _Inputs:
     """In two parts: what is trained on, and what is not."""
     budget: Budget
     layers: tuple[int, ...]
+    sizes: Sizes
+    """What the objectives are made for."""
     record: dict[str, Any]
     """As a new run of this would be recorded."""
 
@@ -246,6 +253,11 @@ def _check(
     budget = Budget.of(limits, plan, layout)
     budget.check(plan, layout, config.units)
     layers = check_layers(config.layers, shape.layers)
+    sizes = Sizes(shape.hidden_size, shape.layers, layers, loaded.head_alone(), config.seed)
+    if warning := untrained_layers(
+        make_objectives(list(weights_of(config.objectives)), sizes), sizes
+    ):
+        bar.say(warning)
     bar.say("looking at the audio ...")
     heard = read_audio(config, audio, where, bar.say)
     folder.keep_audio_apart(out, heard)
@@ -268,7 +280,7 @@ def _check(
         processes=processes.count,
         precision=choose_precision(config.precision, processes.device),
     )
-    return _Inputs(config, loaded, parts, budget, layers, what)
+    return _Inputs(config, loaded, parts, budget, layers, sizes, what)
 
 
 def _check_finished(
@@ -371,6 +383,8 @@ def _joint_stage(run: _Run) -> tuple[SslimModel, nn.ModuleDict, dict[str, Any]]:
         shrink_multiple=config.stage1.shrink_multiple,
     )
     task = _task(run, student, _objectives(run), config.stage1.learning_rate)
+    audio = run.inputs.audio.training
+    task.prepare(clips_to_measure(config, audio, CLIPS_TO_PREPARE, run.say))
     run_stage(
         run.session,
         "stage1",
@@ -411,11 +425,9 @@ _MODEL, _OBJECTIVES = "task.student.reader.model.", "task.objectives."
 """What the names of a plain student's weights, and of what it learned by, begin with in a saved state."""
 
 
-def _objectives(run: _Run, depth: int | None = None) -> nn.ModuleDict:
+def _objectives(run: _Run) -> nn.ModuleDict:
     """What the student is taught, as new."""
-    model = run.teacher.model.config
-    sizes = Sizes(model.hidden_size, depth or model.num_hidden_layers, run.inputs.layers)
-    return make_objectives(list(weights_of(run.config.objectives)), sizes)
+    return make_objectives(list(weights_of(run.config.objectives)), run.inputs.sizes)
 
 
 def _task(
@@ -430,6 +442,7 @@ def _task(
         run.teacher.model,
         normalises=run.teacher.normalise,
         cache=_target_cache(run) if cache else None,
+        head=run.teacher.head_alone(),
     )
     task = Task(
         teacher,
@@ -437,6 +450,7 @@ def _task(
         objectives,
         weights=weights_of(run.config.objectives),
         learning_rate=learning_rate,
+        seed=run.config.seed,
     )
     return task.to(run.processes.device)
 
@@ -513,6 +527,7 @@ def _measure(run: _Run, model: SslimModel, objectives: nn.ModuleDict) -> Distanc
     distance = measure_distance(
         _task(run, student, objectives, 0.0, cache=False),
         clips_to_measure(run.config, audio, MEASURED_UTTERANCES, run.say),
+        layers=inputs.layers,
         device=run.processes.device,
     )
     if not distance.utterances:
@@ -582,7 +597,7 @@ def _finish(
     # Last of all, for it says that the run is finished; clearing up is done again where it was cut short.
     save_folder(
         out,
-        under_head(run.teacher, student),
+        under_head(run.teacher, student, learned_head(objectives)),
         normalise=run.teacher.normalise,
         run=facts,
         tokenizer_from=run.teacher.folder if run.teacher.head else None,
