@@ -155,22 +155,20 @@ def test_means_by_hand() -> None:
 
 
 def test_units_by_hand(two: None) -> None:
-    """Means 0 and 4 with a spread of 1: a frame at 1 has squared distances 1 and 9, so odds of e^8."""
+    """Means 0 and 4 with a spread of 1: squared distances of 1.9 are 3.61 and 4.41, so odds of e^8."""
     objective = Clusters(Sizes(1, 3, (2,)))
     frames = torch.tensor([[[-1.0], [1.0], [3.0], [5.0]]])
     objective.prepare([{"layer.2": frames}])
     assert sorted(objective.means.flatten().tolist()) == pytest.approx([0.0, 4.0], abs=1e-5)
-    state = {"layer.2": torch.tensor([[[1.0], [3.5]]])}
+    state = {"layer.2": torch.tensor([[[1.9], [2.15]]])}
     parts = objective(state, state, CLEAR)
     by_hand = (math.log1p(math.exp(-8.0)) + math.log1p(math.exp(-12.0))) / 2
     assert float(parts["loss"].detach()) == pytest.approx(by_hand, rel=1e-3)
     assert float(parts["accuracy"]) == 1.0
-    away = objective(
-        {"layer.2": state["layer.2"] + 2.0}, state, CLEAR
-    )  # 3 and 5.5: one is elsewhere
+    away = objective({"layer.2": state["layer.2"] + 0.2}, state, CLEAR)  # 2.1 is nearer to 4
     assert float(away["accuracy"]) == 0.5
     assert float(away["loss"].detach()) == pytest.approx(
-        (8.0 + math.log1p(math.exp(-8.0))) / 2, rel=1e-3
+        (8.0 + math.log1p(math.exp(-8.0)) + math.exp(-28.0)) / 2, rel=1e-3
     )
 
 

@@ -190,7 +190,7 @@ class RunConfig:
     order. Empty: 0 and every third of the depth (0, 4, 8, 12 of 12 layers). `all`: 0 and every layer."""
 
     objectives: tuple[str, ...] = ("layers",)
-    """What the student is taught, each with the weight of its loss (`layers:1,gram:10`; a name alone weighs
+    """What the student is taught, each with the weight of its loss (`layers:1,gram:5`; a name alone weighs
     1): `layers` (the paper's), `gram`, `clusters`, `masked`, `unmasked`, `output`, `last_layer`. What
     each is: docs/method.md."""
 

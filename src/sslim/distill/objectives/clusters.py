@@ -24,12 +24,15 @@ FRAMES_PER_CLIP = 100
 ROUNDS = 20
 """Of k-means; on speech the means hardly move any more after that."""
 
+TEMPERATURE = 0.1
+"""What HuBERT divides similarities by. At 1 even the teacher's own states would be pushed to answer louder."""
+
 
 class Clusters(nn.Module):
     """Cross entropy of a linear classifier of frames on each mapped layer, in units of the teacher.
 
-    A classifier starts as the one that answers by the nearest mean, with odds that follow from the squared
-    distances in units of their average, because the student starts as a copy of its teacher.
+    A classifier starts as the one that answers by the nearest mean, because the student starts as a copy of
+    its teacher: logits are minus the squared distances, in units of `TEMPERATURE` times their average.
     """
 
     means: torch.Tensor
@@ -57,8 +60,9 @@ class Clusters(nn.Module):
             generator = torch.Generator().manual_seed(self.seed)
             means, spread = k_means(torch.cat(kept), CLUSTERS, generator)
             self.means[layer] = means
-            self.weight[layer] = 2.0 * means / spread
-            self.bias[layer] = -means.square().sum(1) / spread
+            scale = TEMPERATURE * spread
+            self.weight[layer] = 2.0 * means / scale
+            self.bias[layer] = -means.square().sum(1) / scale
 
     def forward(self, student: Reading, teacher: Reading, view: View) -> dict[str, torch.Tensor]:
         """The loss and `accuracy`, the share of frames that the classifiers put into the teacher's unit."""
