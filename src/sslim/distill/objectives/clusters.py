@@ -25,7 +25,7 @@ ROUNDS = 20
 """Of k-means; on speech the means hardly move any more after that."""
 
 TEMPERATURE = 0.1
-"""What HuBERT divides similarities by. At 1 even the teacher's own states would be pushed to answer louder."""
+"""What HuBERT divides similarities by. At 1 even the states of the teacher would be pushed apart."""
 
 
 class Clusters(nn.Module):
