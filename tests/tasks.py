@@ -11,10 +11,11 @@ from torch import nn
 from torch.func import functional_call
 
 from sslim.backbone.families import build
+from sslim.backbone.heads import Head
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.distill.cache import TargetCache
-from sslim.distill.objectives import make_objectives
+from sslim.distill.objectives import make_objectives, weights_of
 from sslim.distill.objectives.objective import Sizes
 from sslim.distill.student import PlainStudent, Student
 from sslim.distill.task import Task
@@ -52,14 +53,17 @@ def task_of(
     learning_rate: float = 1e-3,
     normalises: bool = False,
     cache: TargetCache | None = None,
+    head: Head | None = None,
 ) -> Task:
-    """A teacher and any student."""
-    sizes = Sizes(model.config.hidden_size, student.model.config.num_hidden_layers, layers)
+    """A teacher and any student; `objectives` with weights, as in the settings."""
+    depth = student.model.config.num_hidden_layers
+    sizes = Sizes(model.config.hidden_size, depth, layers, head)
+    weights = weights_of(objectives)
     return Task(
-        Teacher(model, normalises=normalises, cache=cache),
+        Teacher(model, normalises=normalises, cache=cache, head=copy.deepcopy(head)),
         student,
-        make_objectives(objectives, sizes),
-        weights=dict.fromkeys(objectives, 1.0),
+        make_objectives(list(weights), sizes),
+        weights=weights,
         learning_rate=learning_rate,
     )
 
@@ -73,6 +77,7 @@ def gated_task(
     layers: tuple[int, ...] = (0, 1, 3),
     learning_rate: float = 1e-3,
     normalises: bool = False,
+    head: Head | None = None,
     **changes: Any,
 ) -> Task:
     """A teacher and its copy under gates; `changes` are the gated student's settings."""
@@ -90,6 +95,7 @@ def gated_task(
         layers=layers,
         learning_rate=learning_rate,
         normalises=normalises,
+        head=head,
     )
 
 

@@ -137,7 +137,12 @@ def test_any_seed_that_a_setting_may_have_trains() -> None:
 class Greedy(GatedStudent):
     """A student that needs more memory than there is for a single clip."""
 
-    def read(self, waveforms: torch.Tensor, names: Sequence[str]) -> Reading:
+    def read(
+        self,
+        waveforms: torch.Tensor,
+        names: Sequence[str],
+        masked_frames: torch.Tensor | None = None,
+    ) -> Reading:
         torch.empty(2**60, dtype=torch.uint8)
         raise AssertionError("there was memory")
 

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from sslim.errors import ConfigError, first_line
 from sslim.layout import KINDS
@@ -187,14 +187,14 @@ class RunConfig:
     """What may be removed: any of `layout.KINDS`, such as `conv` (channels of the convolutional front-end),
     `head` and `ffn` (intermediate units)."""
 
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...] | Literal["all"] = ()
     """Hidden states that are distilled, 0 being the output of the feature projection, in rising
-    order. Empty: 0 and every third of the depth (0, 4, 8, 12 of 12 layers)."""
+    order. Empty: 0 and every third of the depth (0, 4, 8, 12 of 12 layers). `all`: 0 and every layer."""
 
     objectives: tuple[str, ...] = ("layers",)
-    """What the student is taught, each with the weight of its loss (`layers:1,last_layer:0.5`; a name alone
-    weighs 1): `layers` (the paper's: projected states of the mapped layers), `last_layer` (the last layer
-    predicts the mapped layers, as in DistilHuBERT)."""
+    """What the student is taught, each with the weight of its loss (`layers:1,gram:5`; a name alone weighs
+    1): `layers` (the paper's), `gram`, `clusters`, `masked`, `unmasked`, `output`, `last_layer`. What
+    each is: docs/method.md."""
 
     audio: AudioConfig = field(default_factory=AudioConfig)
     """Which utterances take part."""
@@ -340,6 +340,7 @@ def _type_names(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, hint
 
 
+_LAYERS = tuple[int, ...] | Literal["all"]
 _TYPES: dict[str, Any] = dict(_type_names(RunConfig))
 """Dotted name of each setting to its type."""
 
@@ -395,6 +396,8 @@ def _replace_at(section: Any, path: Sequence[str], value: Any) -> Any:
 
 def _as_type(value: Any, hint: Any) -> Any:
     """`value` as `hint`, without loss: 2 becomes 2.0, but 2.5 is no int and True is no number."""
+    if hint == _LAYERS:
+        return value if value == "all" else _as_type(value, tuple[int, ...])
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise _NotOfThisTypeError
@@ -415,6 +418,8 @@ def _as_type(value: Any, hint: Any) -> Any:
 
 
 def _from_text(text: str, hint: Any) -> Any:
+    if hint == _LAYERS:
+        return text if text == "all" else _from_text(text, tuple[int, ...])
     if get_origin(hint) is tuple:
         inside = text.removeprefix("[").removesuffix("]")
         items = (item.strip().strip("'\"") for item in inside.split(","))
@@ -435,7 +440,9 @@ _TYPE_WORDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def _wrong_type(name: str, value: Any, hint: Any) -> str:
-    if get_origin(hint) is tuple:
+    if hint == _LAYERS:
+        words = "a list, each entry a whole number, or all"
+    elif get_origin(hint) is tuple:
         words = f"a list, each entry {_TYPE_WORDS[get_args(hint)[0]]}"
     else:
         words = _TYPE_WORDS[hint]
@@ -544,7 +551,7 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
     alone = []
     for name, limits in LIMITS.items():
         values = flat[name] if isinstance(flat[name], tuple) else (flat[name],)
-        found = (limits.problem(name, value) for value in values)
+        found = (limits.problem(name, value) for value in values if value != "all")
         alone += [problem for problem in found if problem][:1]
     yield from alone
 
@@ -584,5 +591,5 @@ def _relation_problems(config: RunConfig) -> Iterator[str]:
             f"audio.max_seconds must be above audio.min_seconds ({config.audio.min_seconds}), "
             f"got {config.audio.max_seconds}"
         )
-    if list(config.layers) != sorted(set(config.layers)):
+    if config.layers != "all" and list(config.layers) != sorted(set(config.layers)):
         yield f"layers must rise from 0 or above, got {_shown(','.join(map(str, config.layers)))}"

@@ -13,6 +13,7 @@ import torch
 
 from sslim.backbone.families import family_of
 from sslim.backbone.frozen import ALL, LAST, Frozen, Layer
+from sslim.backbone.heads import Head
 from sslim.backbone.modeling_sslim import SslimModel, SslimPreTrainedModel
 from sslim.backbone.settings import settings_of
 from sslim.backbone.units import plan_of, shape_of
@@ -52,6 +53,10 @@ class LoadedModel:
             return self.whole
         backbone: SslimModel = getattr(self.whole, self.whole.base_model_prefix)
         return backbone
+
+    def head_alone(self) -> Head | None:
+        """A copy of what sits on the backbone; None for a bare one."""
+        return Head(self.whole, self.head) if self.head else None
 
     @property
     def family(self) -> str:

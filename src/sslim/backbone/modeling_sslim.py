@@ -586,9 +586,10 @@ class SslimModel(SslimPreTrainedModel):
         """Stops gradients for the convolutional front-end."""
         self.feature_extractor.requires_grad_(False)
 
-    def _project(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
+    def project(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Output of the feature projection (B, T, D), its normed input, and which frames are valid (B, T)."""
         if input_values.dim() != 2:
             raise ValueError(
                 f"expected waveforms of shape (batch, samples), got {tuple(input_values.shape)}"
@@ -621,22 +622,47 @@ class SslimModel(SslimPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         last_layer: int | None = None,
+        masked_BT: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Hidden states in DPHuBERT's numbering, each (B, T, D): index 0 is the output of the feature
-        projection, before any position is added; index k is the output of layer k.
+        projection, before any frame is masked or position added; index k is the output of layer k.
 
         Stops after `last_layer`, so that nothing is computed that nobody reads.
         """
-        projected, _, keep_BT = self._project(input_values, attention_mask)
-        x_BTD, keep_B11T = self.encoder.embed(projected, keep_BT)
+        projected, _, keep_BT = self.project(input_values, attention_mask)
+        states = self.layer_states(projected, keep_BT, last_layer, masked_BT)
         if keep_BT is not None:
             projected = projected.masked_fill(~keep_BT[..., None], 0.0)
-        outputs = [projected]
+        return [projected, *states[1:]]
+
+    def layer_states(
+        self,
+        x_BTD: torch.Tensor,
+        keep_BT: torch.Tensor | None = None,
+        last_layer: int | None = None,
+        masked_BT: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Input of the first layer and output of each up to `last_layer`, (B, T, D), for projected features.
+
+        Args:
+            masked_BT: frames that the layers do not hear, True where masked, as in pre-training (wav2vec 2.0,
+                Baevski et al. 2020, section 3.1); None: all are heard.
+        """
+        if masked_BT is not None:
+            x_BTD = self._without_frames(x_BTD, masked_BT)
+        x_BTD, keep_B11T = self.encoder.embed(x_BTD, keep_BT)
+        states = [x_BTD]
         position_HTT = self.encoder.position_bias(x_BTD.shape[1])
         for layer in self.encoder.layers[:last_layer]:
             x_BTD, _ = layer(x_BTD, keep_B11T, position_HTT)
-            outputs.append(x_BTD)
-        return outputs
+            states.append(x_BTD)
+        return states
+
+    def _without_frames(self, x_BTD: torch.Tensor, masked_BT: torch.Tensor) -> torch.Tensor:
+        """Masked frames exchanged for the learned vector, or for zeros where the model has none."""
+        if self.masked_spec_embed is None:
+            return x_BTD.masked_fill(masked_BT[..., None], 0.0)
+        return torch.where(masked_BT[..., None], self.masked_spec_embed.to(x_BTD.dtype), x_BTD)
 
     def _spec_augment(self, x_BTD: torch.Tensor, keep_BT: torch.Tensor | None) -> torch.Tensor:
         """SpecAugment (Park et al. 2019) in fine-tuning, with the settings of the dense family."""
@@ -648,9 +674,7 @@ class SslimModel(SslimPreTrainedModel):
             masked_BT = _spans(batch, time, config, "time").to(x_BTD.device)
             if keep_BT is not None:
                 masked_BT = masked_BT & keep_BT
-            assert self.masked_spec_embed is not None
-            filler = self.masked_spec_embed.to(x_BTD.dtype)
-            x_BTD = torch.where(masked_BT[..., None], filler, x_BTD)
+            x_BTD = self._without_frames(x_BTD, masked_BT)
         if config.mask_feature_prob > 0:
             masked_BD = _spans(batch, width, config, "feature").to(x_BTD.device)
             x_BTD = x_BTD.masked_fill(masked_BD[:, None], 0.0)
@@ -675,7 +699,7 @@ class SslimModel(SslimPreTrainedModel):
         keep_states = (
             config.output_hidden_states if output_hidden_states is None else output_hidden_states
         )
-        projected, normed, keep_BT = self._project(input_values, attention_mask)
+        projected, normed, keep_BT = self.project(input_values, attention_mask)
         x_BTD = self._spec_augment(projected, keep_BT)
         x_BTD, keep_B11T = self.encoder.embed(x_BTD, keep_BT)
         position_HTT = self.encoder.position_bias(x_BTD.shape[1])

@@ -44,8 +44,14 @@ NOTHING_MORE = FolderFacts()
 """A folder of which nothing is known but its files."""
 
 
-def under_head(teacher: LoadedModel, student: SslimModel) -> SslimPreTrainedModel:
-    """The student under the teacher's head; the residual width does not change, so it fits as it is."""
+def under_head(
+    teacher: LoadedModel, student: SslimModel, weights: Mapping[str, torch.Tensor] | None = None
+) -> SslimPreTrainedModel:
+    """The student under the teacher's head; the residual width does not change, so it fits as it is.
+
+    Args:
+        weights: of a head that has learned on, under their names in the whole model; None: the teacher's.
+    """
     if not teacher.head:
         return student
     config = copy.deepcopy(student.config)
@@ -55,7 +61,7 @@ def under_head(teacher: LoadedModel, student: SslimModel) -> SslimPreTrainedMode
     with torch.random.fork_rng(devices=[]):
         whole = family.model_class(teacher.head)(config)
     state = {f"{family.prefix}.{name}": value for name, value in student.state_dict().items()}
-    for name, value in teacher.whole.state_dict().items():
+    for name, value in (teacher.whole.state_dict() if weights is None else weights).items():
         if not name.startswith(f"{family.prefix}."):
             state[name] = value
     whole.load_state_dict(state, strict=True)

@@ -9,13 +9,16 @@ from torch.nn import functional as F
 
 
 def distillation_loss(
-    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]
+    student: Sequence[torch.Tensor],
+    teacher: Sequence[torch.Tensor],
+    counted: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Mean over mapped layers of L1 minus cosine similarity.
 
     Args:
         student: projected hidden states, each (batch, frames, width).
         teacher: hidden states of the same layers and shapes.
+        counted: (batch, frames), True where a frame counts; 0 where none does. None: all count.
 
     Returns:
         `loss` (scalar), its parts `l1` and `cosine`, and `layer_l1` and `layer_cosine` (layers,), in float32.
@@ -23,14 +26,20 @@ def distillation_loss(
     l1, cosine = [], []
     for mine, theirs in zip(student, teacher, strict=True):
         mine, theirs = mine.float(), theirs.float()
-        l1.append((mine - theirs).abs().mean())
-        cosine.append(F.cosine_similarity(mine, theirs, dim=-1).mean())
+        distance, similarity = (mine - theirs).abs(), F.cosine_similarity(mine, theirs, dim=-1)
+        if counted is None:
+            l1.append(distance.mean())
+            cosine.append(similarity.mean())
+        else:
+            share = counted / counted.sum().clamp(min=1)
+            l1.append((distance.mean(-1) * share).sum())
+            cosine.append((similarity * share).sum())
     layer_l1, layer_cosine = torch.stack(l1), torch.stack(cosine)
-    distance, similarity = layer_l1.mean(), layer_cosine.mean()
+    mean_l1, mean_cosine = layer_l1.mean(), layer_cosine.mean()
     return {
-        "loss": distance - similarity,
-        "l1": distance.detach(),
-        "cosine": similarity.detach(),
+        "loss": mean_l1 - mean_cosine,
+        "l1": mean_l1.detach(),
+        "cosine": mean_cosine.detach(),
         "layer_l1": layer_l1.detach(),
         "layer_cosine": layer_cosine.detach(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from sslim.errors import ConfigError
 
@@ -12,12 +13,14 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({0, *(round(depth * third / 3) for third in (1, 2, 3))}))
 
 
-def check_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The mapped layers, or the default where none are given.
+def check_layers(layers: Sequence[int] | Literal["all"], depth: int) -> tuple[int, ...]:
+    """The mapped layers of a teacher of `depth`; the default where none are given.
 
     Raises:
         ConfigError: a layer does not exist.
     """
+    if layers == "all":
+        return tuple(range(depth + 1))
     if not layers:
         return default_layers(depth)
     bad = [layer for layer in layers if not 0 <= layer <= depth]

@@ -18,8 +18,17 @@ class Student(Protocol):
 
     @property
     def model(self) -> SslimModel: ...
-    def read(self, waveforms: torch.Tensor, names: Sequence[str]) -> Reading:
-        """The named states of waveforms, (batch, samples), with gradients."""
+    def read(
+        self,
+        waveforms: torch.Tensor,
+        names: Sequence[str],
+        masked_frames: torch.Tensor | None = None,
+    ) -> Reading:
+        """The named states of waveforms, (batch, samples), with gradients.
+
+        Args:
+            masked_frames: (batch, frames), True where `masked.` states do not hear; None: they hear all.
+        """
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -69,8 +78,13 @@ class PlainStudent(nn.Module):
     def model(self) -> SslimModel:
         return self.reader.model
 
-    def read(self, waveforms: torch.Tensor, names: Sequence[str]) -> Reading:
-        states: Reading = self.reader(waveforms, names)
+    def read(
+        self,
+        waveforms: torch.Tensor,
+        names: Sequence[str],
+        masked_frames: torch.Tensor | None = None,
+    ) -> Reading:
+        states: Reading = self.reader(waveforms, names, masked_frames)
         return states
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sslim.backbone.heads import Head
 from sslim.backbone.modeling_sslim import SslimModel
 from sslim.backbone.reading import Reader, Reading
 from sslim.distill.cache import TargetCache
@@ -18,14 +19,21 @@ class Teacher:
         model: in evaluation mode from here on, without gradients.
         normalises: whether it expects waveforms of zero mean and unit variance.
         cache: where its states are kept; None: they are computed every time.
+        head: what sits on it, where objectives read its logits.
     """
 
     def __init__(
-        self, model: SslimModel, *, normalises: bool, cache: TargetCache | None = None
+        self,
+        model: SslimModel,
+        *,
+        normalises: bool,
+        cache: TargetCache | None = None,
+        head: Head | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
-        self._reader = Reader(model, normalises=normalises).eval().requires_grad_(False)
+        reader = Reader(model, normalises=normalises, head=head)
+        self._reader = reader.eval().requires_grad_(False)
 
     def to(self, device: torch.device | str) -> Teacher:
         """Moves the model."""

@@ -18,6 +18,8 @@ class View:
     student_waveforms: torch.Tensor
     identities: tuple[str, ...] = ()
     """The utterance of each row."""
+    masked_frames: torch.Tensor | None = None
+    """(batch, frames), True where the student's `masked.` states do not hear a frame; None: they hear all."""
 
 
 Views = Callable[[Batch, int], View]

@@ -105,12 +105,17 @@ class GatedStudent(nn.Module):
         with torch.autocast(self._noise.device.type, enabled=False):
             return self.gates.sample(self._noise)
 
-    def read(self, waveforms: torch.Tensor, names: Sequence[str]) -> Reading:
+    def read(
+        self,
+        waveforms: torch.Tensor,
+        names: Sequence[str],
+        masked_frames: torch.Tensor | None = None,
+    ) -> Reading:
         """The named states of waveforms, (batch, samples), under the gates of the update at hand."""
         changed = {
             f"model.{name}": tensor for name, tensor in self.gated.changed(self.sample()).items()
         }
-        states: Reading = functional_call(self.reader, changed, (waveforms, names))
+        states: Reading = functional_call(self.reader, changed, (waveforms, names, masked_frames))
         return states
 
     # --- the budget ---

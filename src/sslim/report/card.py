@@ -43,8 +43,8 @@ Input: 16 kHz mono waveforms{normalised}. One frame every {hop} samples ({millis
 
 ## Distance to the teacher
 
-{measured}, through the projections learned in distillation, at the mapped layers and the front (the output
-of the feature projection):
+{measured}, through the projections learned in distillation where any were, at the mapped layers and the front
+(the output of the feature projection):
 
 | layer | cosine similarity | L1 distance |
 |---|---|---|

@@ -13,7 +13,8 @@ from sslim.backbone.units import plan_of, shape_of, table_of
 from sslim.config import RunConfig, parse_budget
 from sslim.device import choose_precision, device_name, looks_every
 from sslim.distill.mapping import check_layers
-from sslim.distill.objectives import weights_of
+from sslim.distill.objectives import make_objectives, untrained_layers, weights_of
+from sslim.distill.objectives.objective import Sizes
 from sslim.errors import AudioError, TeacherError
 from sslim.prune.budget import Budget
 from sslim.recipes import Known, complete
@@ -49,8 +50,8 @@ class Inputs:
     audio: HeldOut
     """In two parts: what is trained on, and what is not."""
     budget: Budget
-    layers: tuple[int, ...]
-    """Mapped layers, see `distill.mapping`."""
+    sizes: Sizes
+    """What the objectives are made for; among it the mapped layers."""
     record: RunRecord
     """As a new run of this would be recorded."""
 
@@ -70,6 +71,10 @@ def check(request: Request, processes: Processes, say: Say) -> Inputs:
     budget = Budget.of(limits, plan, layout)
     budget.check(plan, layout, config.units)
     layers = check_layers(config.layers, shape.layers)
+    sizes = Sizes(shape.hidden_size, shape.layers, layers, teacher.head_alone(), config.seed)
+    warning = untrained_layers(make_objectives(list(weights_of(config.objectives)), sizes), sizes)
+    if warning:
+        say(warning)
     say("looking at the audio ...")
     source = read_audio(config, request.audio, say)
     folder.keep_audio_apart(request.out, source)
@@ -93,7 +98,7 @@ def check(request: Request, processes: Processes, say: Say) -> Inputs:
         precision=facts.precision,
         check_every=looks_every(processes.device, config.log_every),
     )
-    return Inputs(complete(config, known), teacher, audio, budget, layers, facts)
+    return Inputs(complete(config, known), teacher, audio, budget, sizes, facts)
 
 
 def check_finished(before: RunRecord, request: Request, say: Say) -> None:

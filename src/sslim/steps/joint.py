@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 from sslim.config import RunConfig
+from sslim.distill.task import CLIPS_TO_PREPARE
 from sslim.prune.student import GatedStudent
+from sslim.runs.audio import clips_to_measure
 from sslim.runs.facts import CheckpointFacts
 from sslim.steps.step import Product, Run, Step
 from sslim.train.stage import run_stage
@@ -18,10 +20,13 @@ def joint(config: RunConfig) -> Step:
 
 def _train(run: Run, before: Product | None) -> Product:
     product, stage = _fresh(run), run.config.stage1
+    task = run.task(product, stage.learning_rate)
+    audio = run.inputs.audio.training
+    task.prepare(clips_to_measure(run.config, audio, CLIPS_TO_PREPARE, run.say))
     run_stage(
         run.session,
         "stage1",
-        run.task(product, stage.learning_rate),
+        task,
         updates=stage.updates,
         warmup_fraction=stage.warmup_fraction,
         first=0,

@@ -13,6 +13,7 @@ from sslim.backbone.saving import save_folder, under_head
 from sslim.backbone.units import plan_of, shape_of
 from sslim.config import to_dict
 from sslim.distill.distance import Distance, measure_distance
+from sslim.distill.objectives import learned_head
 from sslim.errors import AudioError
 from sslim.files import written_whole
 from sslim.plan import MACS_SECONDS
@@ -50,7 +51,7 @@ def _write(run: Run, product: Product) -> None:
     # Last of all, for it says that the run is finished; clearing up is done again where it was cut short.
     save_folder(
         run.out,
-        under_head(run.teacher, model),
+        under_head(run.teacher, model, learned_head(product.objectives)),
         normalise=run.teacher.normalise,
         facts=facts,
         tokenizer_from=run.teacher.folder if run.teacher.head else None,
@@ -66,6 +67,7 @@ def _measure(run: Run, product: Product) -> Distance:
         run.task(product, 0.0, cached=False),
         clips_to_measure(run.config, audio, MEASURED_UTTERANCES, run.say),
         device=run.processes.device,
+        layers=run.inputs.sizes.layers,
     )
     if not distance.utterances:
         raise AudioError(

@@ -13,7 +13,6 @@ from sslim.backbone.loaded import LoadedModel
 from sslim.config import RunConfig
 from sslim.distill.cache import TargetCache
 from sslim.distill.objectives import make_objectives, weights_of
-from sslim.distill.objectives.objective import Sizes
 from sslim.distill.student import Student
 from sslim.distill.task import Task
 from sslim.distill.teacher import Teacher
@@ -63,9 +62,7 @@ class Run:
 
     def objectives(self) -> nn.ModuleDict:
         """What the student is taught, as new."""
-        model = self.teacher.model.config
-        sizes = Sizes(model.hidden_size, model.num_hidden_layers, self.inputs.layers)
-        return make_objectives(list(weights_of(self.config.objectives)), sizes)
+        return make_objectives(list(weights_of(self.config.objectives)), self.inputs.sizes)
 
     def task(self, product: Product, learning_rate: float, *, cached: bool = True) -> Task:
         """What trains a product on, or measures it, on the run's device."""
@@ -74,11 +71,13 @@ class Run:
                 self.teacher.model,
                 normalises=self.teacher.normalise,
                 cache=self.target_cache() if cached else None,
+                head=self.teacher.head_alone(),
             ),
             product.student,
             product.objectives,
             weights=weights_of(self.config.objectives),
             learning_rate=learning_rate,
+            seed=self.config.seed,
         )
         return task.to(self.processes.device)
 

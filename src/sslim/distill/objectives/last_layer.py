@@ -7,7 +7,7 @@ from torch import nn
 
 from sslim.backbone.reading import Reading, state_name
 from sslim.distill.losses import distillation_loss
-from sslim.distill.objectives.objective import Sizes
+from sslim.distill.objectives.objective import Sizes, layers_above_front
 from sslim.distill.view import View
 
 
@@ -16,7 +16,8 @@ class LastLayer(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.teacher_reads = tuple(state_name(layer) for layer in sizes.layers if layer)
+        self.layers = layers_above_front("last_layer", sizes)
+        self.teacher_reads = tuple(state_name(layer) for layer in self.layers)
         self.student_reads = (state_name(sizes.student_depth),)
         self.heads = nn.ModuleList(
             nn.Sequential(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
+from sslim.backbone.heads import Head
 from sslim.backbone.reading import Reading
 from sslim.distill.view import View
+from sslim.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an objective is made for."""
+    """The teacher and the student that an objective is made for."""
 
     width: int
     """Of the states of teacher and student."""
@@ -21,6 +24,25 @@ class Sizes:
     """Layers of the student."""
     layers: tuple[int, ...]
     """Mapped layers of the teacher, ascending; 0 is the front."""
+    head: Head | None = None
+    """What sits on the teacher; None: nothing."""
+    seed: int = 0
+    """Of whatever an objective draws."""
+
+
+def layers_above_front(objective: str, sizes: Sizes) -> tuple[int, ...]:
+    """The mapped layers without the front, for an objective to which the front says nothing.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    layers = tuple(layer for layer in sizes.layers if layer)
+    if not layers:
+        raise ConfigError(
+            f"the objective {objective} needs a mapped layer above 0, and layers=0 names none",
+            "name others with --set layers=..., or leave them out for every third of the depth",
+        )
+    return layers
 
 
 class Objective(Protocol):
@@ -34,4 +56,18 @@ class Objective(Protocol):
 
     def __call__(self, student: Reading, teacher: Reading, view: View) -> dict[str, torch.Tensor]:
         """The `loss` (scalar, with gradients) and its parts; scalars among them are logged."""
+        ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An objective that must know the audio before the first update. What it learns is in its state."""
+
+    teacher_reads: tuple[str, ...]
+
+    def prepare(self, readings: Iterable[Reading]) -> None:
+        """Called once, with what the teacher says of clips of the training audio, (1, frames, width) each.
+
+        What it does follows from these and the seed alone.
+        """
         ...
