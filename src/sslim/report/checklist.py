@@ -79,19 +79,19 @@ def decisions(folder: Path) -> dict[str, str]:
             raise OSError(None, "it is not a file")
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {first_line(error)}", "mend it") from error
-    unknown = sorted(set(found) - set(FIELDS))
+    unknown = sorted(set(entries) - set(FIELDS))
     if unknown:
         raise ConfigError(
             f"{path} has {one_line(unknown[0], 60)!r}", f"it knows {', '.join(FIELDS)}"
         )
-    for name, value in found.items():
+    for name, value in entries.items():
         # `licence = false` must not tick a point as decided.
         if isinstance(value, (bool, list, dict)):
             raise ConfigError(f"{path}: {name} is no text", f'write {name} = "..."')
-    decided = {name: one_line(value) for name, value in found.items()}
+    decided = {name: one_line(value) for name, value in entries.items()}
     return {name: value for name, value in decided.items() if value}
 
 
@@ -109,10 +109,12 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
     edit = init or f"$EDITOR {decided_in}"
     items: list[Item] = []
 
-    def add(key: str, found: str, command: str) -> None:
+    def add(key: str, answer: str, command: str) -> None:
         missing = say("check_missing")
         items.append(
-            Item(key, bool(found), say(f"check_{key}"), found or missing, "" if found else command)
+            Item(
+                key, bool(answer), say(f"check_{key}"), answer or missing, "" if answer else command
+            )
         )
 
     def written(name: str) -> str:
@@ -155,30 +157,30 @@ def checklist(evidence: Evidence, words: Words) -> list[Item]:
 
 def _conditions(evidence: Evidence) -> list[str]:
     """What this model was heard under besides clean audio."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for scored in evidence.scores:
         for row in filter(evidence.is_own, scored.results):
-            found |= dict.fromkeys(row.conditions)
-    return list(found)
+            names |= dict.fromkeys(row.conditions)
+    return list(names)
 
 
 def _groups(evidence: Evidence) -> list[str]:
     """Columns over which this model's scores were compared."""
-    found: dict[str, None] = {}
+    columns: dict[str, None] = {}
     for scored in evidence.scores:
-        own = {row.model for row in filter(evidence.is_own, scored.results)}
-        found |= dict.fromkeys(
-            report.column for report in scored.groups if own & set(report.scores)
+        own_models = {row.model for row in filter(evidence.is_own, scored.results)}
+        columns |= dict.fromkeys(
+            report.column for report in scored.groups if own_models & set(report.scores)
         )
-    return list(found)
+    return list(columns)
 
 
 def _hardware(evidence: Evidence, words: Words) -> str:
     """The machine, where this model was faster than real time on it."""
     if evidence.bench is None:
         return ""
-    own = filter(evidence.is_own, evidence.bench.results)
-    best = min(own, key=lambda row: row.real_time_factor)
+    own_rows = filter(evidence.is_own, evidence.bench.results)
+    best = min(own_rows, key=lambda row: row.real_time_factor)
     if best.real_time_factor >= 1:
         return ""
     return words.say(

@@ -119,8 +119,8 @@ class Evidence:
     def sizes(self) -> dict[str, int]:
         """Parameters and MACs of the model, and of what it is compared with: its teacher, or where none is
         recorded the dense model of its family."""
-        found = self.inspection.to_dict()
-        sizes = {name: int(found[name]) for name in SIZES}
+        counts = self.inspection.to_dict()
+        sizes = {name: int(counts[name]) for name in SIZES}
         if self.run is not None:
             result = self.run.result
             sizes["dense_parameters"] = result.dense_parameters
@@ -145,31 +145,31 @@ def read_evidence(folder: str | Path, more: Sequence[Path] = ()) -> Evidence:
     # A folder of version 0.1 does not say of what kind it is.
     is_run = about["kind"] == RunFacts.KIND if "kind" in about else "result" in about
     run = _run(folder, about, inspection) if is_run else None
-    found = Evidence(
+    evidence = Evidence(
         folder, folder.resolve().name, inspection, _fingerprint(folder, about), run=run
     )
     if run is not None:
-        found.teacher = _teacher(found, run)
+        evidence.teacher = _teacher(evidence, run)
         log = folder / RUN_FOLDER / "metrics.jsonl"
         if log.exists():
-            found.log, problem = formats.log(log)
+            evidence.log, problem = formats.log(log)
             if problem:
-                found.not_used.append(NotUsed("run/metrics.jsonl", "unused_damaged", problem))
+                evidence.not_used.append(NotUsed("run/metrics.jsonl", "unused_damaged", problem))
     beside = [*folder.glob("*.onnx.json"), *folder.glob("*.pth.json")]
     for path in [*sorted(folder.glob(f"{FOLDER}/*.json")), *sorted(beside)]:
         try:
-            _take(found, path, beside=path.parent == folder)
+            _take(evidence, path, beside=path.parent == folder)
         except Unusable as error:
-            found.not_used.append(NotUsed(one_line(path.name), "unused_damaged", str(error)))
+            evidence.not_used.append(NotUsed(one_line(path.name), "unused_damaged", str(error)))
     for path in more:
         try:
-            _take(found, path)
+            _take(evidence, path)
         except Unusable as error:
             raise OutputError(
                 f"{path} cannot be used as evidence: {error}",
                 "give what evaluate, bench or export wrote",
             ) from error
-    return found
+    return evidence
 
 
 def _run(folder: Path, about: Facts, inspection: Inspection) -> RunFacts:
@@ -197,32 +197,32 @@ def _fingerprint(folder: Path, about: Facts) -> str:
         here |= {name for name in COMPUTING if (folder / name).is_file()}
         with contextlib.suppress(OSError):
             paths = [folder / name for name in sorted(here)]
-            whole = bool(paths) and all(path.is_file() for path in paths)
-            if whole and all(sha256_of(path) == files.get(path.name) for path in paths):
+            complete = bool(paths) and all(path.is_file() for path in paths)
+            if complete and all(sha256_of(path) == files.get(path.name) for path in paths):
                 return known
     from sslim.backbone.loading import load_model
 
     return load_model(folder).fingerprint
 
 
-def _teacher(found: Evidence, run: RunFacts) -> str:
+def _teacher(evidence: Evidence, run: RunFacts) -> str:
     """What the user called the teacher: `sslim.json`, which may be published, holds its name alone."""
-    path = found.folder / RUN_FOLDER / RUN_RECORD
+    path = evidence.folder / RUN_FOLDER / RUN_RECORD
     if not path.exists():
         return run.teacher.source
     try:
         return RunRecord.from_dict(formats.read_facts(path)).teacher.source
     except (Unusable, RecordError) as error:
         file = f"{RUN_FOLDER}/{RUN_RECORD}"
-        found.not_used.append(NotUsed(file, "unused_damaged", one_line(error)))
+        evidence.not_used.append(NotUsed(file, "unused_damaged", one_line(error)))
         return run.teacher.source
 
 
-def _take(found: Evidence, path: Path, *, beside: bool = False) -> None:
+def _take(evidence: Evidence, path: Path, *, beside: bool = False) -> None:
     """Puts one file where it belongs, and what is not used on its list.
 
     Args:
-        found: gets it.
+        evidence: gets it.
         path: the file.
         beside: it lies beside the exported file that it describes, which must be that file still.
 
@@ -233,22 +233,22 @@ def _take(found: Evidence, path: Path, *, beside: bool = False) -> None:
     file = one_line(path.name)
 
     def leave(why: str, detail: str = "") -> None:
-        found.not_used.append(NotUsed(file, why, detail))
+        evidence.not_used.append(NotUsed(file, why, detail))
 
     rows: Sequence[Row] = (record,) if isinstance(record, ExportFacts) else record.results
     if record.computation != COMPUTATION:
         leave("unused_older")
     elif isinstance(record, Evaluation) and record.random_labels:
         leave("unused_random")
-    elif not any(found.is_own(row) for row in rows):
-        _whose(found, rows, leave)
+    elif not any(evidence.is_own(row) for row in rows):
+        _whose(evidence, rows, leave)
     elif isinstance(record, ExportFacts) and beside and not _is_file(path.with_suffix(""), record):
         leave("unused_file", record.file)
     else:
-        _sort(found, record, file)
-        _whose(found, [row for row in rows if not _ours(found, row)], leave)
+        _sort(evidence, record, file)
+        _whose(evidence, [row for row in rows if not _ours(evidence, row)], leave)
         if isinstance(record, FidelityReport) and any(
-            found.is_own(row) and not _from_teacher(found, row) for row in record.results
+            evidence.is_own(row) and not _from_teacher(evidence, row) for row in record.results
         ):
             leave("unused_teacher")
 
@@ -261,19 +261,19 @@ def _is_file(path: Path, facts: ExportFacts) -> bool:
         return False
 
 
-def _ours(found: Evidence, row: Row) -> bool:
+def _ours(evidence: Evidence, row: Row) -> bool:
     log_mel = isinstance(row, Result) and row.is_log_mel
-    return found.is_own(row) or found.is_teacher(row) or log_mel
+    return evidence.is_own(row) or evidence.is_teacher(row) or log_mel
 
 
-def _whose(found: Evidence, rows: Sequence[Row], leave: Callable[..., None]) -> None:
+def _whose(evidence: Evidence, rows: Sequence[Row], leave: Callable[..., None]) -> None:
     """Lists rows that are not used: of a model of this name that is not this model, and of others."""
     named = [row for row in rows if row.model_fingerprint is not None]
     if len(named) < len(rows):
         leave("unused_nameless")
-    same = [row for row in named if _name(row) == found.name]
+    same = [row for row in named if _name(row) == evidence.name]
     if same:
-        leave("unused_stale", found.name)
+        leave("unused_stale", evidence.name)
     others = [row for row in named if row not in same]
     if others:
         leave("unused_others", one_line(", ".join(dict.fromkeys(map(_name, others)))))
@@ -283,33 +283,43 @@ def _name(row: Row) -> str:
     return row.file if isinstance(row, ExportFacts) else row.model
 
 
-def _sort(found: Evidence, record: formats.Evidence, file: str) -> None:
+def _sort(evidence: Evidence, record: formats.Evidence, file: str) -> None:
     """Puts a record where its kind belongs, with the rows that are used."""
     match record:
         case ExportFacts():
-            found.exports = [made for made in found.exports if made.file != record.file] + [record]
+            evidence.exports = [made for made in evidence.exports if made.file != record.file] + [
+                record
+            ]
         case FidelityReport():
-            found.fidelity += [
-                row for row in record.results if found.is_own(row) and _from_teacher(found, row)
+            evidence.fidelity += [
+                row
+                for row in record.results
+                if evidence.is_own(row) and _from_teacher(evidence, row)
             ]
         case Benchmark():
-            used = tuple(row for row in record.results if _ours(found, row))
-            found.benches.append(replace(record, results=used))
+            used = tuple(row for row in record.results if _ours(evidence, row))
+            evidence.benches.append(replace(record, results=used))
         case Evaluation() | SuiteScores():
-            found.scores += _by_task(found, record, file)
+            evidence.scores += _by_task(evidence, record, file)
 
 
-def _from_teacher(found: Evidence, row: Fidelity) -> bool:
+def _from_teacher(evidence: Evidence, row: Fidelity) -> bool:
     """Whether a distance was measured from this model's teacher; rows that do not say so are believed."""
-    said = row.teacher_model_fingerprint or row.teacher_fingerprint
-    return said is None or not found.teacher_fingerprint or said == found.teacher_fingerprint
+    measured_from = row.teacher_model_fingerprint or row.teacher_fingerprint
+    return (
+        measured_from is None
+        or not evidence.teacher_fingerprint
+        or measured_from == evidence.teacher_fingerprint
+    )
 
 
-def _by_task(found: Evidence, record: Evaluation | SuiteScores, file: str) -> Iterator[ScoredTask]:
+def _by_task(
+    evidence: Evidence, record: Evaluation | SuiteScores, file: str
+) -> Iterator[ScoredTask]:
     """Each task with a row of this model; groups keep the models that are used."""
-    used = [row for row in record.results if _ours(found, row)]
+    used = [row for row in record.results if _ours(evidence, row)]
     reports = record.groups if isinstance(record, Evaluation) else ()
-    for task in dict.fromkeys(row.task for row in used if found.is_own(row)):
+    for task in dict.fromkeys(row.task for row in used if evidence.is_own(row)):
         rows = tuple(row for row in used if row.task == task)
         known = {row.model for row in rows}
         groups = []
@@ -317,7 +327,7 @@ def _by_task(found: Evidence, record: Evaluation | SuiteScores, file: str) -> It
             scores = {name: cells for name, cells in report.scores.items() if name in known}
             if scores:
                 # Sentences compare all models of the file: where some are not used, they say too much.
-                said = report.sentences if len(scores) == len(report.scores) else ()
-                groups.append(replace(report, scores=scores, sentences=said))
+                sentences = report.sentences if len(scores) == len(report.scores) else ()
+                groups.append(replace(report, scores=scores, sentences=sentences))
         lead = next(row for row in record.results if row.task == task)
-        yield ScoredTask(task, file, rows, tuple(groups), found.is_teacher(lead))
+        yield ScoredTask(task, file, rows, tuple(groups), evidence.is_teacher(lead))

@@ -79,13 +79,13 @@ def _picture(key: str, label: str, figure: Drawing, table: Table, height: int = 
 
 def ranges(indices: Iterable[int]) -> str:
     """`0-3, 7` for 0, 1, 2, 3, 7."""
-    found: list[list[int]] = []
+    spans: list[list[int]] = []
     for index in sorted(indices):
-        if found and index == found[-1][1] + 1:
-            found[-1][1] = index
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
         else:
-            found.append([index, index])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
+            spans.append([index, index])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
 def _short(text: str, most: int = 160) -> str:
@@ -140,21 +140,21 @@ def layers(evidence: Evidence, words: Words) -> list[Picture]:
 def parts(evidence: Evidence, words: Words) -> list[Picture]:
     """Parameters and operations by part."""
     say = words.say
-    found = evidence.inspection.parts()
+    counts = evidence.inspection.parts()
     pictures = []
     for key, unit, digits in (("parameters", 1e6, "M"), ("macs_per_second", 1e9, "G")):
         label = say("parameters" if key == "parameters" else "macs")
-        names = [part for part in found if found[part][f"dense_{key}"] or found[part][key]]
+        names = [part for part in counts if counts[part][f"dense_{key}"] or counts[part][key]]
         titles = [say(f"part_{name}") for name in names]
-        now = [found[name][key] / unit for name in names]
-        dense = [found[name][f"dense_{key}"] / unit for name in names]
+        now = [counts[name][key] / unit for name in names]
+        dense = [counts[name][f"dense_{key}"] / unit for name in names]
         figure = _graphs().Figure()
         for values, who, colour in ((dense, "teacher", GREY), (now, "student", BLUE)):
             figure.add_bar(y=titles, x=values, name=say(who), marker_color=colour, orientation="h")
         figure.update_layout(title={"text": f"{label} ({digits})"}, margin_l=190)
         figure.update_yaxes(autorange="reversed", automargin=True)
         rows = tuple(
-            (title, f"{found[n][f'dense_{key}']:,}", f"{found[n][key]:,}")
+            (title, f"{counts[n][f'dense_{key}']:,}", f"{counts[n][key]:,}")
             for title, n in zip(titles, names, strict=True)
         )
         columns = (say("part"), say("teacher"), say("student"))
@@ -340,16 +340,18 @@ def conditions(evidence: Evidence, words: Words) -> list[Picture]:
         figure = _graphs().Figure()
         table = []
         for row, colour in zip(rows, COLOURS, strict=False):
-            heard = {say("clean"): row.score}
-            heard |= {name: found.score for name, found in row.conditions.items()}
+            by_condition = {say("clean"): row.score}
+            by_condition |= {name: condition.score for name, condition in row.conditions.items()}
             figure.add_scatter(
-                x=[shown(name) for name in heard],
-                y=[100 * score for score in heard.values()],
+                x=[shown(name) for name in by_condition],
+                y=[100 * score for score in by_condition.values()],
                 name=shown(row.model),
                 mode="lines+markers",
                 line={"color": colour},
             )
-            table += [(row.model, name, f"{100 * score:.1f}") for name, score in heard.items()]
+            table += [
+                (row.model, name, f"{100 * score:.1f}") for name, score in by_condition.items()
+            ]
         title = f"{scored.task}: {rows[0].metric}"
         figure.update_layout(title={"text": shown(title)}, hovermode="x unified", showlegend=True)
         figure.update_xaxes(type="category")
@@ -364,7 +366,7 @@ def conditions(evidence: Evidence, words: Words) -> list[Picture]:
 def groups(evidence: Evidence, words: Words) -> list[tuple[Picture, tuple[str, ...]]]:
     """Scores per group of speakers, with what the evaluation says of gaps."""
     say = words.say
-    found = []
+    drawn = []
     reports = [(scored.task, report) for scored in evidence.scores for report in scored.groups]
     for number, (task, report) in enumerate(reports):
         figure = _graphs().Figure()
@@ -391,8 +393,8 @@ def groups(evidence: Evidence, words: Words) -> list[tuple[Picture, tuple[str, .
         figure.update_xaxes(type="category")
         columns = (say("model"), say("group"), say("clips"), say("score"), say("interval"))
         picture = _picture(f"groups-{number}", title, figure, Table(columns, tuple(table)))
-        found.append((picture, tuple(report.sentences)))
-    return found
+        drawn.append((picture, tuple(report.sentences)))
+    return drawn
 
 
 def latency(evidence: Evidence, words: Words) -> list[Picture]:
@@ -448,17 +450,17 @@ def latency(evidence: Evidence, words: Words) -> list[Picture]:
 def _apart(names: Sequence[str]) -> list[str]:
     """Two folders of one name are two bars."""
     return [
-        name if name not in names[:place] else f"{name} ({place + 1})"
-        for place, name in enumerate(names)
+        name if name not in names[:index] else f"{name} ({index + 1})"
+        for index, name in enumerate(names)
     ]
 
 
 def _times(evidence: Evidence, row: Timing) -> str:
     """How many times as fast as the teacher in the same runtime; `-` where it was not measured in it."""
     assert evidence.bench is not None
-    place = (row.runtime, row.threads, row.seconds)
+    setting = (row.runtime, row.threads, row.seconds)
     for other in filter(evidence.is_teacher, evidence.bench.results):
-        if (other.runtime, other.threads, other.seconds) == place:
+        if (other.runtime, other.threads, other.seconds) == setting:
             return f"{other.median / row.median:.2f}"
     return "-"
 

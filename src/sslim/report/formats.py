@@ -70,18 +70,18 @@ def evidence(facts: Facts) -> Evidence:
     if kind is None:
         raise Unusable("it is not what evaluate, bench or export writes")
     try:
-        found = in_one_line(kind.from_dict(facts))
+        record = in_one_line(kind.from_dict(facts))
     except RecordError as error:
         hint = f"; {error.hint}" if isinstance(error, NewerRecordError) else ""
         raise Unusable(f"{one_line(error, LONGEST_TEXT)}{hint}") from error
-    if isinstance(found, Evaluation | SuiteScores):
-        _check_scores(found)
-    elif isinstance(found, Benchmark):
-        for place, row in enumerate(found.results):
-            _check_timing(row, f"results[{place}].")
-    elif isinstance(found, FidelityReport) and not found.results:
+    if isinstance(record, Evaluation | SuiteScores):
+        _check_scores(record)
+    elif isinstance(record, Benchmark):
+        for index, row in enumerate(record.results):
+            _check_timing(row, f"results[{index}].")
+    elif isinstance(record, FidelityReport) and not record.results:
         raise Unusable("results is empty")
-    return found
+    return record
 
 
 KINDS: Mapping[str, type[Evidence]] = {
@@ -116,18 +116,18 @@ def in_one_line(value: T) -> T:
     elif is_dataclass(value) and not isinstance(value, type):
         changes = {item.name: in_one_line(getattr(value, item.name)) for item in fields(value)}
         tidied = replace(value, **changes)
-    found: T = tidied
-    return found
+    result: T = tidied
+    return result
 
 
-def _check_scores(found: Evaluation | SuiteScores) -> None:
+def _check_scores(record: Evaluation | SuiteScores) -> None:
     """Raises Unusable where rows contradict each other."""
-    if not found.results:
+    if not record.results:
         raise Unusable("results is empty")
     first: dict[str, Result] = {}
     seen: set[tuple[str, str]] = set()
-    for place, row in enumerate(found.results):
-        _check_score(row, f"results[{place}].")
+    for index, row in enumerate(record.results):
+        _check_score(row, f"results[{index}].")
         lead = first.setdefault(row.task, row)
         if (row.task, row.model) in seen:
             raise Unusable(f"there are two rows of {row.model} in {row.task}")
@@ -136,7 +136,7 @@ def _check_scores(found: Evaluation | SuiteScores) -> None:
             raise Unusable(f"the rows of {row.task} have different metrics")
         if abs(row.difference - (row.score - lead.score)) > 1e-3:
             raise Unusable(f"the difference of {row.model} is not that of its scores")
-    for report in found.groups if isinstance(found, Evaluation) else ():
+    for report in record.groups if isinstance(record, Evaluation) else ():
         for cells in report.scores.values():
             for name, cell in cells.items():
                 _within(cell.score, -100, 100, f"the score of {name}")
@@ -151,8 +151,8 @@ def _check_score(row: Result, at: str) -> None:
     _within(row.difference, -101, 101, f"{at}difference")
     _check_interval(row.interval, low, high, f"{at}interval")
     _check_interval(row.difference_interval, -101, 101, f"{at}difference_interval")
-    for name, heard in row.conditions.items():
-        _within(heard.score, low, high, f"{at}conditions.{name}.score")
+    for name, condition in row.conditions.items():
+        _within(condition.score, low, high, f"{at}conditions.{name}.score")
 
 
 def _check_timing(row: Timing, at: str) -> None:
@@ -200,17 +200,17 @@ def log(path: Path) -> tuple[list[Facts], str]:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         return [], error.strerror or "it cannot be read"
-    found, problem = [], ""
-    for place, line in enumerate(lines, start=1):
+    drawable, problem = [], ""
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            found.append(_log_line(json.loads(line.decode("utf-8"))))
+            drawable.append(_log_line(json.loads(line.decode("utf-8"))))
         except RecordError as error:
-            problem = problem or f"line {place}: {error}"
+            problem = problem or f"line {number}: {error}"
         except (ValueError, RecursionError):
-            problem = problem or f"line {place} is no JSON"
-    return found, problem
+            problem = problem or f"line {number} is no JSON"
+    return drawable, problem
 
 
 def _log_line(line: Any) -> Facts:
@@ -219,8 +219,8 @@ def _log_line(line: Any) -> Facts:
         from_json(_JointLine, line)
         gates = {key: share for key, share in line.items() if key.startswith("open.")}
         from_json(_OpenGates, {"shares": gates})
-    found: Facts = line
-    return found
+    drawable: Facts = line
+    return drawable
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ def write_report(
         )
     out = Path(out)
     _check_out(out)
-    found = [read_evidence(run, evidence) for run in runs]
-    text = _one(found[0], words) if len(found) == 1 else _several(found, words)
+    evidences = [read_evidence(run, evidence) for run in runs]
+    text = _one(evidences[0], words) if len(evidences) == 1 else _several(evidences, words)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
@@ -182,11 +182,11 @@ def quality(evidence: Evidence, verdict: Verdict, words: Words) -> tuple[str, st
         return figure, note
     if verdict.losses:
         return say("not_known"), say("quality_silent", count=len(verdict.losses))
-    found = measured_cosine(evidence)
-    if found is None:
+    measured = measured_cosine(evidence)
+    if measured is None:
         return say("not_known"), say("no_quality")
-    cosine, heard, utterances = found
-    return f"{cosine:.3f}", say(f"quality_cosine_{heard}", count=utterances or "?")
+    cosine, measured_on, utterances = measured
+    return f"{cosine:.3f}", say(f"quality_cosine_{measured_on}", count=utterances or "?")
 
 
 def _headline(evidence: Evidence, verdict: Verdict, words: Words) -> list[tuple[str, str, str]]:
@@ -224,7 +224,7 @@ def _sections(evidence: Evidence, words: Words) -> list[Section]:
     judged = f"sslim evaluate {teacher} {folder} fbank --task ks --data clips.csv"
     grouped = figures.groups(evidence, words)
     pictures = [picture for picture, _ in grouped]
-    sentences = [sentence for _, found in grouped for sentence in found]
+    sentences = [sentence for _, own_sentences in grouped for sentence in own_sentences]
 
     def written(name: str) -> str:
         return f"--json {word(evidence.folder / 'evidence' / name, f'RUN/evidence/{name}')}"
@@ -397,11 +397,11 @@ def _cost(evidence: Evidence) -> str:
     )
 
 
-def _several(found: Sequence[Evidence], words: Words) -> str:
+def _several(evidences: Sequence[Evidence], words: Words) -> str:
     say = words.say
     rows, sections, left = [], [], []
     points: list[tuple[str, float, float | None]] = []
-    for number, (evidence, name) in enumerate(zip(found, _names(found), strict=True)):
+    for number, (evidence, name) in enumerate(zip(evidences, _names(evidences), strict=True)):
         verdict, sizes = judge(evidence), evidence.sizes
         worst = verdict.worst
         title = name if worst is None else f"{name} ({worst.task})"
@@ -438,7 +438,7 @@ def _several(found: Sequence[Evidence], words: Words) -> str:
     return _render(
         say=say,
         language=words.language,
-        title=say("compare_title", count=len(found)),
+        title=say("compare_title", count=len(evidences)),
         headline=[],
         decision="",
         sentence="",
@@ -448,16 +448,16 @@ def _several(found: Sequence[Evidence], words: Words) -> str:
         items=[],
         cost="",
         cost_command="",
-        folder=", ".join(one_line(evidence.folder) for evidence in found),
+        folder=", ".join(one_line(evidence.folder) for evidence in evidences),
         not_used=left,
         comparison=Table(columns, tuple(rows)),
     )
 
 
-def _names(found: Sequence[Evidence]) -> list[str]:
+def _names(evidences: Sequence[Evidence]) -> list[str]:
     """Short names where they are unique, whole paths where not."""
-    short = [one_line(evidence.name) for evidence in found]
+    short = [one_line(evidence.name) for evidence in evidences]
     return [
         name if short.count(name) == 1 else one_line(evidence.folder)
-        for name, evidence in zip(short, found, strict=True)
+        for name, evidence in zip(short, evidences, strict=True)
     ]
