@@ -118,8 +118,9 @@ def test_convert_passes_everything_on(behind: Any, capsys: Any) -> None:
 def test_inspect_shows_and_writes(behind: Any, capsys: Any, tmp_path: Path) -> None:
     inspect_model = behind("sslim.report.inspect", "inspect_model")
     save_png = behind("sslim.report.pictures", "save_png")
+    record = SimpleNamespace(write=lambda path: path.write_text('{"parameters": 5}'))
     inspect_model.outcome = SimpleNamespace(
-        to_dict=lambda: {"parameters": 5},
+        record=lambda: record,
         render=lambda console: console.print("a table"),
     )
     file, picture = tmp_path / "model.json", tmp_path / "model.png"

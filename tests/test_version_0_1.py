@@ -27,6 +27,7 @@ from sslim.backbone.exported import ExportedModel
 from sslim.cli import run
 from sslim.errors import ConfigError
 from sslim.plan import PruningPlan
+from sslim.report.inspect import inspect_model
 from tests.conftest import REPOSITORY
 from tests.sounds import labelled
 
@@ -267,14 +268,15 @@ def test_auto_classes_load_it_without_sslim(saved: Path, tmp_path: Path) -> None
 
 def test_a_plan_is_read(saved: Path) -> None:
     written = json.loads((saved / "plan.json").read_text())
-    plan = PruningPlan.from_dict(written)
+    shape = inspect_model(saved / "hubert").shape
+    plan = PruningPlan.from_dict(written, shape)
     assert [layer.heads for layer in plan.layers] == [None, (1,), None, (0,), None, ()]
     assert [layer.ffn for layer in plan.layers] == [None, None, (1,), (), None, None]
     assert [list(kept) for kept in plan.conv] == written["conv"]
-    assert plan == PruningPlan.from_dict(plan_of(saved / "hubert"))
+    assert plan == PruningPlan.from_dict(plan_of(saved / "hubert"), shape)
     other = json.loads((saved / "plan.json").read_text())
     other["layers"][5]["heads"] = None  # gone is not the same as emptied
-    assert plan != PruningPlan.from_dict(other)
+    assert plan != PruningPlan.from_dict(other, shape)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -100,6 +100,10 @@ class Inspection:
             },
         }
 
+    def record(self) -> InspectionFacts:
+        """The same as a record, to be written to a file."""
+        return InspectionFacts.from_dict(self.to_dict())
+
     def render(self, console: Console) -> None:
         """Prints tables with bars."""
         facts = self.to_dict()
