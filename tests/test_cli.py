@@ -17,6 +17,7 @@ import pytest
 import sslim
 from sslim import cli
 from sslim.errors import OutputError
+from sslim.files import write_json
 
 FreshPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -117,7 +118,7 @@ def test_inspect_shows_and_writes(behind: Any, capsys: Any, tmp_path: Path) -> N
     inspect_model = behind("sslim.report.inspect", "inspect_model")
     drawn: list[Path] = []
     inspect_model.outcome = SimpleNamespace(
-        to_dict=lambda: {"parameters": 5},
+        facts=lambda: SimpleNamespace(write=lambda path: write_json(path, {"parameters": 5})),
         render=lambda console: console.print("a table"),
         save_png=drawn.append,
     )

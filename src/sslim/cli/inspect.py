@@ -29,12 +29,12 @@ def inspect(
     from rich.console import Console
 
     from sslim.errors import OutputError, first_line
-    from sslim.report.inspect import InspectionFacts, inspect_model
+    from sslim.report.inspect import inspect_model
 
     inspection = inspect_model(model, revision=revision)
     if json_file is not None:
         try:
-            InspectionFacts.from_dict(inspection.to_dict()).write(json_file)
+            inspection.facts().write(json_file)
         except OSError as error:
             raise OutputError(
                 f"'{json_file}' cannot be written: {first_line(error)}", "name another file"

@@ -5,7 +5,7 @@ Reads `config.json` alone: no weights are loaded, so it is instant even for the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,6 +73,10 @@ class Inspection:
                 for layer in self.plan.layers
             ],
         }
+
+    def facts(self) -> InspectionFacts:
+        """The same as a file says it."""
+        return InspectionFacts.from_dict(self.to_dict())
 
     def render(self, console: Console) -> None:
         """Prints tables with bars."""
@@ -183,6 +187,16 @@ class KeptLayer:
 
 
 @dataclass(frozen=True)
+class KeptAxis:
+    """Units of another kind."""
+
+    kept: int
+    kept_units: tuple[int, ...]
+    """Indices in the dense model."""
+    dense: int
+
+
+@dataclass(frozen=True)
 class InspectionFacts(Record):
     """What `sslim inspect --json` writes."""
 
@@ -198,6 +212,8 @@ class InspectionFacts(Record):
     parts: dict[str, PartSizes]
     convolutions: tuple[KeptChannels, ...]
     layers: tuple[KeptLayer, ...]
+    axes: dict[str, KeptAxis] = field(default_factory=dict)
+    """Every other axis that something may be removed from, by its name."""
 
 
 def _bar(kept: int | None, size: int) -> tuple[str, str]:
