@@ -5,7 +5,7 @@ Reads `config.json` alone: no weights are loaded, so it is instant even for the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -187,16 +187,6 @@ class KeptLayer:
 
 
 @dataclass(frozen=True)
-class KeptAxis:
-    """Units of another kind."""
-
-    kept: int
-    kept_units: tuple[int, ...]
-    """Indices in the dense model."""
-    dense: int
-
-
-@dataclass(frozen=True)
 class InspectionFacts(Record):
     """What `sslim inspect --json` writes."""
 
@@ -212,8 +202,6 @@ class InspectionFacts(Record):
     parts: dict[str, PartSizes]
     convolutions: tuple[KeptChannels, ...]
     layers: tuple[KeptLayer, ...]
-    axes: dict[str, KeptAxis] = field(default_factory=dict)
-    """Every other axis that something may be removed from, by its name."""
 
 
 def _bar(kept: int | None, size: int) -> tuple[str, str]:
