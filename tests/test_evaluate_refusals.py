@@ -32,6 +32,7 @@ from sslim.evaluate.probe import fit_heads
 from sslim.evaluate.run import evaluate
 from sslim.evaluate.scorer import Settings
 from sslim.evaluate.upstream import open_upstream
+from sslim.records import to_json
 from tests import sounds
 
 QUICK = Settings(seeds=(0,), schedule=Schedule(epochs=1, batch=8, hidden=8), say=lambda line: None)
@@ -277,7 +278,7 @@ def test_a_result_says_what_it_is_of(words: Path, tmp_path: Path) -> None:
 
 
 def test_json_holds_no_nan() -> None:
-    found = run_module.json_ready({"a": [math.nan, 1.0, (math.inf, "x")], "b": {"c": -math.inf}})
+    found = to_json({"a": [math.nan, 1.0, (math.inf, "x")], "b": {"c": -math.inf}})
     assert found == {"a": [None, 1.0, [None, "x"]], "b": {"c": None}}
 
 
@@ -500,9 +501,9 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
             print,
             [corpus],
         )
-        assert facts["computation"] == identity.COMPUTATION
-        assert facts["test_audio"].keys() == {"ks"}
-        assert facts["results"][0]["fingerprint"] == model.fingerprint
+        assert facts.computation == identity.COMPUTATION
+        assert facts.test_audio.keys() == {"ks"}
+        assert facts.results[0].fingerprint == model.fingerprint
         return runs
 
     return run

@@ -57,7 +57,8 @@ def test_inspect_on_the_command_line(
     assert "heads kept" in capsys.readouterr().out
     written = json.loads((tmp_path / "x.json").read_text())
     assert (written.pop("kind"), written.pop("version")) == ("inspection", 1)
-    assert written == inspect_model(small).to_dict()
+    shown = inspect_model(small).to_dict()
+    assert {name: written[name] for name in shown} == shown
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert command_line(["inspect", str(small), "--png", str(tmp_path / "no" / "x.png")]) == 2
     assert "cannot be written" in capsys.readouterr().err
