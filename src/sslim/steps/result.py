@@ -50,7 +50,9 @@ class CompressionResult:
             if self.held_out
             else "on audio that was trained on"
         )
-        layers = " ".join(f"{layer}:{row['cosine']:.3f}" for layer, row in self.layers.items())
+        layers = " ".join(
+            f"{layer or 'front'}:{row['cosine']:.3f}" for layer, row in self.layers.items()
+        )
         distance = f", cosine to the teacher by layer {layers} {heard}" if layers else ""
         return (
             f"{self.out}: {self.parameters:,} parameters "
