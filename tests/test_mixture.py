@@ -287,11 +287,11 @@ def test_a_run_hears_each_source_by_its_share(
 def test_a_resumed_run_hears_the_same_mixture(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sslim.story._recovery_stage", interrupt)
+        patch.setattr("sslim.steps.recover.run_stage", interrupt)
         run(place, tmp_path / "out", {"other": 0.25})
     for shares in ({"other": 0.5}, {}, {"other": 0.25, "shards": 0.1}):
         with pytest.raises(ConfigError, match=r"was started with --mix .*other=0.25, not with"):

@@ -45,7 +45,7 @@ from sslim.prune.gates import GatedModel, Gates
 from sslim.prune.surgery import cut
 from sslim.story import compress
 from sslim.train.processes import Processes
-from sslim.train.progress import ProgressBar
+from sslim.train.progress import StageBar
 from sslim.train.step import Step
 from tests.models import CASES, tiny_teacher
 from tests.tasks import KINDS, gated_states, gated_task, plain_task, teacher
@@ -533,7 +533,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ProgressBar, "__call__", interrupt)
+        patch.setattr(StageBar, "__call__", interrupt)
         run(place, tmp_path / "cut", setting)
     run(place, tmp_path / "cut", setting, resume=True)
     logs = [(tmp_path / name / "run" / "metrics.jsonl").read_text() for name in ("whole", "cut")]

@@ -179,16 +179,16 @@ def test_every_kind_of_file_has_a_name_of_its_own() -> None:
     assert folders == {contents.FolderFacts.KIND, *contents.FolderFacts.READS}
 
 
-def types_of(cls: type) -> Iterator[Any]:
-    """The types of a dataclass's fields, and the types within them."""
+def types_of(cls: type, within: tuple[type, ...] = ()) -> Iterator[Any]:
+    """The types of a dataclass's fields, and the types within them; a record may hold its own kind."""
     own = {item.name for item in fields(cls)}
     waiting = [hint for name, hint in get_type_hints(cls).items() if name in own]
     while waiting:
         hint = waiting.pop()
         yield hint
         waiting += get_args(hint)
-        if isinstance(hint, type) and is_dataclass(hint):
-            yield from types_of(hint)
+        if isinstance(hint, type) and is_dataclass(hint) and hint not in (cls, *within):
+            yield from types_of(hint, (cls, *within))
 
 
 def test_files_are_written_by_records_alone() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sslim
-from sslim.cli import app
+from sslim.cli import app, arguments
 from tests.conftest import REPOSITORY
 from tests.hostile.cases import CLASSES, all_cases
 
@@ -17,7 +17,7 @@ TEXT = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
 
 
 def verbs() -> dict[str, str]:
-    """Verb -> the source of its function, which names its options."""
+    """Verb -> the source of its function, which names its own options."""
     found = {}
     for command in app.registered_commands:
         assert command.callback is not None
@@ -48,7 +48,7 @@ def test_each_option_that_it_names_exists(option: str) -> None:
     name = option.removeprefix("--").replace("-", "_")
     assert any(
         f'"{option}"' in source or re.search(rf"^\s+{name}: Annotated", source, re.MULTILINE)
-        for source in verbs().values()
+        for source in (*verbs().values(), inspect.getsource(arguments))
     )
 
 

@@ -642,11 +642,8 @@ class SslimModel(SslimPreTrainedModel):
         last_layer: int | None = None,
         masked_BT: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
-        """Input of the first layer and output of each up to `last_layer`, (B, T, D), for projected features.
-
-        Args:
-            masked_BT: frames that the layers do not hear, True where masked, as in pre-training (wav2vec 2.0,
-                Baevski et al. 2020, section 3.1); None: all are heard.
+        """Input of the first layer and output of each up to `last_layer`, (B, T, D), for projected features;
+        frames where `masked_BT` is True are not heard (wav2vec 2.0, Baevski et al. 2020, section 3.1).
         """
         if masked_BT is not None:
             x_BTD = self._without_frames(x_BTD, masked_BT)

@@ -36,7 +36,7 @@ def runs(
         left = "" if run.seconds_left is None else _duration(run.seconds_left)
         waiting = "" if run.waiting_share is None else f"{run.waiting_share:.0%}"
         step = f"{run.update}/{run.updates}" if run.updates else ""
-        cells = (run.folder, run.state, run.stage or run.step, step, left, waiting, run.reason)
+        cells = (run.folder, run.state, run.stage, step, left, waiting, run.reason)
         table.add_row(*map(escape, cells))  # names and reasons are no markup
     Console().print(table)
 

@@ -32,7 +32,7 @@ class RunStatus(Record):
     step: str
     """Of the run's list: `joint`, `decide`, `recover`, `save`."""
     stage: str
-    """The training that the step is, as in the settings; empty where it trains nothing."""
+    """The training that the step is, or the last one before it, as in the settings."""
     update: int
     updates: int
     seconds_left: float | None

@@ -66,14 +66,9 @@ class RunState:
                 self.facts.write(self.folder / FILE)
 
     def begin(self, step: str, stage: str, updates: int) -> None:
-        """Notes the step of the run that begins, and its training (`stage`, empty: it trains nothing)."""
-        self.set(
-            status="running",
-            step=step,
-            stage=stage or None,
-            update=0 if stage else None,
-            updates=updates if stage else None,
-        )
+        """Notes the step of the run that begins; what was trained last stays where it trains nothing itself."""
+        training = {"stage": stage, "update": 0, "updates": updates} if stage else {}
+        self.set(status="running", step=step, **training)
 
     def forget_pace(self) -> None:
         """What was measured before holds no longer: settings were changed."""
