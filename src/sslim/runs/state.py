@@ -66,7 +66,7 @@ class RunState:
                 self.facts.write(self.folder / FILE)
 
     def begin(self, step: str, stage: str, updates: int) -> None:
-        """Notes the step of the run that begins; what was trained last stays where it trains nothing itself."""
+        """Notes the step that begins; what was trained last stays named where it trains nothing itself."""
         training = {"stage": stage, "update": 0, "updates": updates} if stage else {}
         self.set(status="running", step=step, **training)
 
