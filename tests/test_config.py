@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from sslim import config as config_module
 from sslim.config import (
-    LIMITS,
     SAFE_TO_CHANGE,
     SETTINGS,
     UNITS,
@@ -35,6 +34,7 @@ from sslim.config import (
     to_flat_dict,
 )
 from sslim.errors import BudgetError, ConfigError
+from sslim.limits import LIMITS
 from sslim.recipes import RECIPES, demo, fast, get_recipe, paper, resolve
 
 rate = st.floats(1e-9, 1.0)

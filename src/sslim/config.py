@@ -16,10 +16,11 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sslim.errors import ConfigError, first_line
 from sslim.layout import KINDS
+from sslim.limits import LIMITS, shown
 from sslim.target import BudgetSpec, budget_from_sparsity, parse_budget
 
 __all__ = [
@@ -38,8 +39,6 @@ __all__ = [
     "difference",
     "SAFE_TO_CHANGE",
     "SETTINGS",
-    "LIMITS",
-    "Limits",
     "PRECISIONS",
     "QUANTITIES",
     "UNITS",
@@ -272,7 +271,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals or not name:
-            problems.append(f"{_shown(setting)} is not of the form key=value")
+            problems.append(f"{shown(setting)} is not of the form key=value")
         elif name not in _TYPES:
             problems.append(_unknown(name))
         else:
@@ -376,9 +375,7 @@ def _edit(section: Section, values: Mapping[str, Any], prefix: str, problems: li
             if isinstance(value, Mapping):
                 changes[key] = _edit(current, value, f"{name}.", problems)
             else:
-                problems.append(
-                    f"{name} is a section with settings of its own, got {_shown(value)}"
-                )
+                problems.append(f"{name} is a section with settings of its own, got {shown(value)}")
             continue
         try:
             changes[key] = _as_type(value, _TYPES[name])
@@ -446,16 +443,7 @@ def _wrong_type(name: str, value: Any, hint: Any) -> str:
         words = f"a list, each entry {_TYPE_WORDS[get_args(hint)[0]]}"
     else:
         words = _TYPE_WORDS[hint]
-    return f"{name} must be {words}, got {_shown(value)}"
-
-
-def _shown(value: Any) -> str:
-    """A value for a message of one line, whatever a file holds."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
-        return f"{type(value).__name__} that is too long to show"
-    return text if len(text) <= 80 else f"{text[:70]}..."
+    return f"{name} must be {words}, got {shown(value)}"
 
 
 def _unknown(name: str) -> str:
@@ -488,64 +476,6 @@ def _raise_all(problems: list[str]) -> None:
         raise ConfigError("; ".join(problems), hint)
 
 
-class Limits(NamedTuple):
-    """What a number may be."""
-
-    least: float
-    most: float
-    why: str
-    """Why not more."""
-    above: bool = False
-    """Whether it must lie above `least`."""
-
-    def problem(self, name: str, value: float) -> str:
-        """What is wrong with a value; empty: nothing."""
-        if value < self.least or (self.above and value == self.least):
-            bound = f"above {self.least:g}" if self.above else f"at least {self.least:g}"
-            return f"{name} must be {bound}, got {_shown(value)}"
-        if value > self.most:
-            most = f"{self.most:,}" if isinstance(self.most, int) else f"{self.most:,.10g}"
-            return f"{name} must be at most {most} ({self.why}), got {_shown(value)}"
-        return ""
-
-
-_ENDLESS = "thirty years of updates that take a second"
-_STEP = "the optimiser moves each weight by about this much per update, and weights are below 1"
-_SHARE = "it is a share"
-_LONGEST = "attention over more than an hour in one piece fits no memory"
-_AUDIO = "an update would hear more than a day of audio"
-
-LIMITS: Mapping[str, Limits] = {
-    "seed": Limits(0, 2**63 - 1, "what a TOML file can hold"),
-    "seconds_per_update": Limits(0.1, 100_000.0, _AUDIO),
-    "seconds_per_batch": Limits(0.0, 100_000.0, _AUDIO),
-    "workers": Limits(0, 256, "each is a process with a copy of the list of files"),
-    "log_every": Limits(1, 10**9, _ENDLESS),
-    "check_every": Limits(0, 1000, "a request to stop would wait for hours"),
-    "checkpoint_every": Limits(1, 10**9, _ENDLESS),
-    "keep_checkpoints": Limits(1, 10**9, _ENDLESS),
-    "target_cache_gib": Limits(0.0, 1e6, "a million GiB is more than any disk"),
-    "clip_norm": Limits(0.0, 1e6, "no gradient reaches it, so this is no clipping", above=True),
-    "layers": Limits(0, 1000, "no model is as deep"),
-    "audio.min_seconds": Limits(0.0, 3600.0, _LONGEST),
-    "audio.max_seconds": Limits(0.1, 3600.0, _LONGEST),
-    "audio.held_out": Limits(0.0, 0.5, "most of the audio is for training"),
-    "stage1.updates": Limits(1, 10**9, _ENDLESS),
-    "stage1.learning_rate": Limits(0.0, 1.0, _STEP, above=True),
-    "stage1.warmup_fraction": Limits(0.0, 1.0, _SHARE),
-    "stage1.gate_learning_rate": Limits(
-        0.0, 10.0, "a gate would open and close for good within two updates", above=True
-    ),
-    "stage1.sparsity_warmup_fraction": Limits(0.0, 1.0, _SHARE),
-    "stage1.shrink_chances": Limits(0, 10**9, _ENDLESS),
-    "stage1.shrink_multiple": Limits(1, 2**16, "no layer is as wide"),
-    "stage2.updates": Limits(0, 10**9, _ENDLESS),
-    "stage2.learning_rate": Limits(0.0, 1.0, _STEP, above=True),
-    "stage2.warmup_fraction": Limits(0.0, 1.0, _SHARE),
-}
-"""What each setting that is a number may be (`layers`: each of its numbers)."""
-
-
 def _range_problems(config: RunConfig) -> Iterator[str]:
     flat = to_flat_dict(config)
     alone = []
@@ -561,7 +491,7 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
             if value not in allowed:
                 near = difflib.get_close_matches(str(value), allowed, n=1)
                 suffix = f" (did you mean {near[0]}?)" if near else ""
-                yield f"{name} knows {', '.join(allowed)}, got {_shown(value)}{suffix}"
+                yield f"{name} knows {', '.join(allowed)}, got {shown(value)}{suffix}"
 
     yield from one_of("precision", PRECISIONS)
     yield from one_of("budget_quantity", QUANTITIES)
@@ -571,7 +501,7 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
     if len(set(config.units)) != len(config.units):
         yield f"units names one kind twice, got {','.join(config.units)}"
     if re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", config.device) is None:
-        yield f"device knows auto, cpu, cuda, cuda:1, mps, got {_shown(config.device)}"
+        yield f"device knows auto, cpu, cuda, cuda:1, mps, got {shown(config.device)}"
     if not alone:  # how settings stand to each other matters once each is possible
         yield from _relation_problems(config)
     try:
@@ -592,4 +522,4 @@ def _relation_problems(config: RunConfig) -> Iterator[str]:
             f"got {config.audio.max_seconds}"
         )
     if config.layers != "all" and list(config.layers) != sorted(set(config.layers)):
-        yield f"layers must rise from 0 or above, got {_shown(','.join(map(str, config.layers)))}"
+        yield f"layers must rise from 0 or above, got {shown(','.join(map(str, config.layers)))}"
